@@ -1,0 +1,286 @@
+"""`params.yaml`, typed: every knob of the pipeline, once, frozen, with nothing unknown let through."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from iusp.errors import InputError
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+METHODS = ("kd", "sp", "iusp")
+ARCHITECTURES = ("residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm")
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: immutable, strict about types, an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+# YAML 1.1 reads 1e-6 (no dot) as text, and people write whole numbers where a fraction is allowed.
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
+        return float(value)
+    return float(value) if type(value) is int else value
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Real, Field(gt=0)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+
+
+class Clips(Section):
+    """Number of clips of the embedded data set, per split."""
+
+    train: Count
+    validate_: Count = Field(alias="validate")
+    test: Annotated[int, Field(ge=0)]
+
+    def by_split(self) -> dict[str, int]:
+        """The counts by the splits' names."""
+        return {"train": self.train, "validate": self.validate_, "test": self.test}
+
+
+class Dataset(Section):
+    """Where the recordings come from and how annotations become labels."""
+
+    source: Literal["embedded", "folder"]
+    """`embedded` generates city scenes; `folder` reads `path`."""
+    path: Annotated[str, Field(min_length=1)]
+    """Folder in SONYC-UST's format (annotations CSV, taxonomy YAML, audio); used by source `folder`."""
+    seed: Seed
+    """Seed of the embedded scenes."""
+    clips: Clips
+    """Size of the embedded data set."""
+    train_rule: Literal["any", "majority", "mean"]
+    """How the volunteers of a training clip are combined; `mean` gives soft targets."""
+    coarse: Literal["from-fine", "as-published"]
+    """Coarse labels from the fine ones, or from the CSV's own coarse columns."""
+    min_seconds: Positive
+    """A shorter clip is quarantined."""
+    max_seconds: Positive
+    """A longer clip is quarantined: its header probably states a wrong rate."""
+    max_bad_share: Share
+    """Largest share of quarantined or missing clips before the step fails."""
+    shared_sensors: Literal["report", "refuse"]
+    """What to do about a sensor whose clips are in two splits."""
+
+
+class Features(Section):
+    """The log-mel front-end."""
+
+    sample_rate: Annotated[int, Field(ge=4000, le=192_000)]
+    """Hz; every clip is resampled to it."""
+    clip_seconds: Positive
+    """Clips are zero-padded or cut to this length."""
+    window_length: Annotated[int, Field(ge=16)]
+    """Samples of the Hann window and of the FFT."""
+    hop_length: Count
+    """Samples between frames."""
+    mel_bands: Annotated[int, Field(ge=8)]
+    """Number of mel bands."""
+    low_hz: NonNegative
+    """Lower edge of the lowest band."""
+    high_hz: Positive
+    """Upper edge of the highest band; at most half the sample rate."""
+    log_offset: Positive
+    """Added to the mel power before the logarithm."""
+    clips_per_shard: Count
+    """Clips that one worker writes at once; a killed step loses at most one shard per worker."""
+
+    @model_validator(mode="after")
+    def _band_limits(self) -> "Features":
+        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"low_hz {self.low_hz:g} < high_hz {self.high_hz:g} <= sample_rate / 2 = {self.sample_rate / 2:g} must hold"
+            )
+        return self
+
+
+class Augmentation(Section):
+    """Random changes of a training view."""
+
+    roll: bool
+    """Roll the clip in time by a random number of frames."""
+    gain_db: NonNegative
+    """Gain uniform in ± this many decibels."""
+    mixup: Share
+    """Share of clips that are mixed with another one."""
+    time_masks: Annotated[int, Field(ge=0)]
+    """SpecAugment time masks per clip."""
+    time_mask_frames: Annotated[int, Field(ge=0)]
+    """Longest time mask."""
+    band_masks: Annotated[int, Field(ge=0)]
+    """SpecAugment frequency masks per clip."""
+    band_mask_bands: Annotated[int, Field(ge=0)]
+    """Widest frequency mask."""
+
+
+class Training(Section):
+    """One optimisation: AdamW with a one-cycle learning rate."""
+
+    epochs: Count
+    """Passes over the training split."""
+    batch_size: Annotated[int, Field(ge=2)]
+    """Clips per step."""
+    learning_rate: Positive
+    """Peak of the one-cycle schedule."""
+    weight_decay: NonNegative
+    """AdamW's decoupled weight decay."""
+    patience: Count
+    """Stop after this many epochs without a better micro-averaged AUPRC on validate."""
+    precision: Literal["float32", "bfloat16"]
+    """Autocast precision; similarities stay in float32."""
+    device: Device
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+    threads: Count
+    """CPU threads of one training. It changes the order of sums, and so the last bits of a result."""
+
+
+class Teacher(Section):
+    """The large network, and what of it is kept for students."""
+
+    architecture: Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
+    """Family of the network."""
+    parameters: Annotated[int, Field(ge=200)]
+    """Budget: the widest network of the family with at most this many parameters is built."""
+    tags: Literal["coarse", "fine", "both"]
+    """What teacher and students predict: 8 coarse tags, 23 fine tags, or all 31."""
+    seed: Seed
+    """Seed of initialisation, order and augmentation."""
+    views: Count
+    """Augmented views of every training clip for which the teacher's knowledge is stored."""
+    training: Training
+    """The optimisation."""
+
+
+class Weights(Section):
+    """Weights λ of the distillation losses, beside the labels' loss of weight 1."""
+
+    kd: NonNegative
+    """Soft labels."""
+    sp: NonNegative
+    """Similarities between the clips of a mini-batch."""
+    iusp: NonNegative
+    """Similarities between the frames of a clip."""
+
+
+class StudentTraining(Section):
+    """What all students share."""
+
+    weights: Weights
+    """Weights of the losses; a student may override them."""
+    temperature: Positive
+    """τ of `kd`: logits are divided by it before the sigmoid."""
+    training: Training
+    """The optimisation."""
+
+
+class Student(Section):
+    """One branch of the graph: a small network and how it is taught."""
+
+    architecture: Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
+    """Family of the network."""
+    parameters: Annotated[int, Field(ge=200)]
+    """Budget: the widest network of the family with at most this many parameters is built."""
+    method: str
+    """`labels`, or distillation losses joined by `+`: `kd`, `sp`, `iusp`, `iusp+kd`, …"""
+    weights: dict[Literal["kd", "sp", "iusp"], NonNegative] | None = None
+    """Weights λ of this student where they differ from `student.weights`."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """One network is trained for each; the best on validate is registered."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The distillation losses of `method`, in a fixed order."""
+        return tuple(method for method in METHODS if method in self.method.split("+"))
+
+    @model_validator(mode="after")
+    def _known(self) -> "Student":
+        words = self.method.split("+")
+        if words != ["labels"] and (len(set(words)) < len(words) or not set(words) <= set(METHODS)):
+            raise ValueError(f"method {self.method!r} must be labels, or some of {', '.join(METHODS)} joined by +")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} must differ")
+        if unused := set(self.weights or {}) - set(self.terms):
+            raise ValueError(f"weights of {', '.join(sorted(unused))}, which method {self.method!r} does not use")
+        return self
+
+
+class Evaluation(Section):
+    """Intervals, cost and pictures."""
+
+    resamples: Annotated[int, Field(ge=10)]
+    """Bootstrap resamples of the clips."""
+    seed: Seed
+    """Seed of the bootstrap."""
+    latency_runs: Count
+    """Timed runs per network; the median is reported."""
+    pictured_clips: Annotated[int, Field(ge=0)]
+    """Clips whose frame similarities are drawn."""
+
+
+class Registration(Section):
+    """Names in MLflow."""
+
+    experiment: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    """Experiment that holds the runs."""
+    model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    """Registered model of which every student becomes a version."""
+
+
+class Config(Section):
+    """The whole of `params.yaml`."""
+
+    dataset: Dataset
+    features: Features
+    augmentation: Augmentation
+    teacher: Teacher
+    student: StudentTraining
+    students: Annotated[dict[str, Student], Field(min_length=1)]
+    evaluation: Evaluation
+    registration: Registration
+
+    @model_validator(mode="after")
+    def _names(self) -> "Config":
+        for name in self.students:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _")
+        return self
+
+    def loss_weights(self, student: str) -> dict[str, float]:
+        """Weights λ of the distillation losses that `student` uses, by method; empty for labels only."""
+        entry = self.students[student]
+        common = self.student.weights.model_dump() | (entry.weights or {})
+        return {term: float(common[term]) for term in entry.terms}
+
+
+def load(path: Path) -> Config:
+    """Read and check a `params.yaml`.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a key is unknown, missing or ill-typed; every such key is
+            named by its path.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; run in the project's folder or give --params FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, detail['loc'])) or 'top level'}: "
+            + ("no such key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, "))
+            for detail in error.errors()
+        ]
+        raise InputError(f"{path}: {'; '.join(problems)} (iusp config --schema tells what is allowed)") from None

@@ -1,0 +1,80 @@
+"""Writing files so that a half-written one never looks whole, and naming contents by their digest."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from iusp.errors import InputError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
+
+    An exception (or a kill) leaves `path` as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(output: Path, key: str) -> Iterator[Path]:
+    """Yield a folder beside `output` to work in; on success it becomes `output`.
+
+    The folder outlives a kill and is found again by the next run with the same `key` (a digest of everything that
+    shapes the output), so finished parts need not be made twice. Work under another key is removed. It lies outside
+    `output` because DVC deletes a stage's outputs before it runs the stage.
+    """
+    folder = output.with_name(f".{output.name}.work-{key[:16]}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for stale in output.parent.glob(f".{output.name}.work-*"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    folder.mkdir(exist_ok=True)
+    yield folder
+    if output.exists():
+        shutil.rmtree(output)
+    folder.replace(output)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal, read in bounded memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON-serialisable value in its canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that an earlier step wrote.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a JSON file ({error}); delete it and run its step again") from None
