@@ -202,6 +202,11 @@ class Student(Section):
         """The distillation losses of `method`, in a fixed order."""
         return tuple(method for method in METHODS if method in self.method.split("+"))
 
+    def loss_weights(self, common: Weights) -> dict[str, float]:
+        """Return the weights λ of the distillation losses of `method`; none for labels only."""
+        weights = common.model_dump() | (self.weights or {})
+        return {term: float(weights[term]) for term in self.terms}
+
     @model_validator(mode="after")
     def _known(self) -> "Student":
         words = self.method.split("+")
@@ -254,12 +259,6 @@ class Config(Section):
             if not NAME.fullmatch(name):
                 raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _")
         return self
-
-    def loss_weights(self, student: str) -> dict[str, float]:
-        """Weights λ of the distillation losses that `student` uses, by method; empty for labels only."""
-        entry = self.students[student]
-        common = self.student.weights.model_dump() | (entry.weights or {})
-        return {term: float(common[term]) for term in entry.terms}
 
 
 def load(path: Path) -> Config:

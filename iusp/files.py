@@ -78,3 +78,9 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a JSON file ({error}); delete it and run its step again") from None
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of this package's Python sources: work that another version began is not resumed."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Packed log-mel features: one memory-mappable file per split, and what shaped them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iusp.config import Features
+from iusp.errors import InputError
+from iusp.files import digest, read_json
+from iusp.labels import training_targets
+from iusp.taxonomy import Taxonomy
+
+SPLITS = ("train", "validate", "test")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What a features folder says of itself.
+
+    Attributes:
+        folder: holds `<split>.npy`, float16 (N, T, M), and `index.parquet`.
+        config: the front-end's settings.
+        digest: of everything that shaped the features: settings and every clip's checksum.
+        mean: float32 (M,), per band over the training split.
+        std: float32 (M,), likewise.
+        clips: clips per split.
+    """
+
+    folder: Path
+    config: Features
+    digest: str
+    mean: Tensor
+    std: Tensor
+    clips: dict[str, int]
+
+    def log_mel(self, split: str) -> NDArray[np.float16]:
+        """Map a split's features (N, T, M) into memory, read-only."""
+        path = self.folder / f"{split}.npy"
+        try:
+            packed = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: {error}; run the features step again") from None
+        if packed.ndim != 3 or packed.dtype != np.float16 or len(packed) != self.clips[split]:
+            raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not its index's clips; run features again")
+        return packed
+
+    def filenames(self, split: str) -> list[str]:
+        """Return the clips' names in the order of the packed file."""
+        index = pd.read_parquet(self.folder / "index.parquet")
+        return index.loc[index["split"] == split, "audio_filename"].tolist()
+
+
+def features_digest(config: Features, checksums: Sequence[tuple[str, str]]) -> str:
+    """Digest everything that shapes the features: the settings and each clip's name and SHA-256, in order."""
+    return digest([config.model_dump(mode="json"), [list(pair) for pair in checksums]])
+
+
+def read_features(folder: Path) -> FeatureSet:
+    """Open a folder that the features step wrote.
+
+    Raises:
+        InputError: it is missing or incomplete.
+    """
+    description: dict[str, Any] = read_json(folder / "features.json")
+    return FeatureSet(
+        folder=folder,
+        config=Features.model_validate_json(json.dumps(description["config"])),
+        digest=description["digest"],
+        mean=torch.tensor(description["mean"], dtype=torch.float32),
+        std=torch.tensor(description["std"], dtype=torch.float32),
+        clips=description["clips"],
+    )
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """One split: features on disk, labels in memory, row by row the same clips.
+
+    Attributes:
+        filenames: N clip names.
+        log_mel: float16 (N, T, M), memory-mapped.
+        targets: float32 (N, K) in [0, 1].
+        mask: bool (N, K); False where a tag's truth is not known.
+        tags: K tag names.
+    """
+
+    filenames: list[str]
+    log_mel: NDArray[np.float16]
+    targets: Tensor
+    mask: Tensor
+    tags: list[str]
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+
+def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: str, taxonomy: Taxonomy) -> LabelledClips:
+    """Join a split's features with its labels.
+
+    Args:
+        features: the packed features.
+        dataset: folder that the dataset step wrote.
+        split: its name.
+        tags: `coarse`, `fine` or `both`.
+        taxonomy: of the data set.
+
+    Raises:
+        InputError: features and labels are not of the same clips, or the labels lack the tags.
+    """
+    labels = pd.read_parquet(dataset / "labels.parquet")
+    labels = labels[labels["split"] == split].reset_index(drop=True)
+    filenames = features.filenames(split)
+    if labels["audio_filename"].tolist() != filenames:
+        raise InputError(
+            f"{features.folder}: made from other {split} clips than {dataset / 'labels.parquet'}; run features again"
+        )
+    targets, mask, names = training_targets(labels, taxonomy, tags)
+    return LabelledClips(filenames, features.log_mel(split), torch.from_numpy(targets), torch.from_numpy(mask), names)

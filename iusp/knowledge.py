@@ -1,0 +1,181 @@
+"""A teacher's knowledge of augmented training clips, computed once, so that no student ever runs the teacher.
+
+A folder with `knowledge.json` and, for each view, `view-000/` with three packed float16 files, row by row the training
+clips: `logits.npy` (N, K); `similarity.npy` (N, T', T'), each clip's Gram matrix of frames divided by its largest entry
+(rows are normalised later, which cancels the factor); `embedding.npy` (N, E), hashed frames for similarities between
+clips. Knowledge that does not belong to the clips, features or teacher at hand is refused: misaligned targets train
+garbage without any sign of it.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iusp.augmentation import View, augment, draw_view
+from iusp.config import Augmentation
+from iusp.distillation.similarity import gram
+from iusp.distillation.sp import clip_embedding
+from iusp.errors import InputError
+from iusp.files import digest, read_json, sha256, write_json
+from iusp.models.layers import Tagger
+from iusp.progress import Progress
+from iusp.training import TrainingData
+
+# Inner products of embeddings are off by about 1/√2048 = 2 % of the norms.
+EMBEDDING_DIMENSIONS = 2048
+BATCH = 64
+
+
+def _view_digest(view: View) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in vars(view).values())).hexdigest()
+
+
+def write_knowledge(
+    folder: Path,
+    teacher: Tagger,
+    data: TrainingData,
+    augmentation: Augmentation,
+    seed: int,
+    views: int,
+    progress: Progress,
+) -> None:
+    """Run a teacher over `views` views of the training clips; views that are there already are kept.
+
+    Args:
+        folder: the teacher's; `knowledge/` appears beside its weights.
+        teacher: in evaluation mode, on its device.
+        data: the training clips.
+        augmentation: of the views.
+        seed: of the views.
+        views: how many.
+        progress: told of every batch.
+    """
+    clips, fill, device = data.clips, data.features.mean, teacher.mean.device
+    batches = -(-len(clips) // BATCH)
+    digests = []
+    for number in range(views):
+        view = draw_view(augmentation, seed, "knowledge", number, data.shape)
+        digests.append(_view_digest(view))
+        finished = folder / "knowledge" / f"view-{number:03d}"
+        if finished.exists():
+            continue
+        partial = folder / "part"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        packed: dict[str, np.memmap[Any, np.dtype[np.float16]]] = {}
+        for start in range(0, len(clips), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(clips)))
+            log_mel, _, _ = augment(view, clips, rows, fill)
+            for name, tensor in _ask(teacher, log_mel.to(device)).items():
+                if name not in packed:
+                    shape = (len(clips), *tensor.shape[1:])
+                    packed[name] = open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
+                packed[name][rows] = tensor.cpu().numpy()
+            progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
+        for array in packed.values():
+            array.flush()
+        finished.parent.mkdir(exist_ok=True)
+        partial.rename(finished)
+    write_json(
+        folder / "knowledge" / "knowledge.json",
+        _belonging(folder, data)
+        | {"augmentation": augmentation.model_dump(mode="json"), "seed": seed, "views": digests},
+    )
+
+
+def _belonging(teacher: Path, data: TrainingData) -> dict[str, Any]:
+    """Name what knowledge is about; it is of no use for anything else."""
+    return {
+        "clips": digest(data.clips.filenames),
+        "features": data.features.digest,
+        "tags": data.clips.tags,
+        "teacher": sha256(teacher / "weights.safetensors"),
+    }
+
+
+@torch.inference_mode()
+def _ask(teacher: Tagger, log_mel: Tensor) -> dict[str, Tensor]:
+    logits, frames = teacher(log_mel)
+    similarity = gram(frames)
+    return {
+        "logits": logits,
+        "similarity": similarity / similarity.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12),
+        "embedding": clip_embedding(frames, EMBEDDING_DIMENSIONS),
+    }
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Stored knowledge that has been checked against the clips, features and teacher at hand.
+
+    Attributes:
+        folder: where it lies.
+        description: `knowledge.json`.
+        data: the training clips it is about.
+    """
+
+    folder: Path
+    description: Mapping[str, Any]
+    data: TrainingData
+
+    @property
+    def views(self) -> int:
+        """How many views there are."""
+        return len(self.description["views"])
+
+    def view(self, number: int) -> View:
+        """Draw view `number` again.
+
+        Raises:
+            InputError: it is not the view that the teacher saw.
+        """
+        augmentation = Augmentation.model_validate(self.description["augmentation"])
+        view = draw_view(augmentation, self.description["seed"], "knowledge", number, self.data.shape)
+        if _view_digest(view) != self.description["views"][number]:
+            raise InputError(
+                f"{self.folder}: view {number} cannot be drawn again as the teacher saw it (another NumPy?); "
+                "run the teacher step again"
+            )
+        return view
+
+    def read(self, name: str, number: int) -> NDArray[np.float16]:
+        """Map `logits`, `similarity` or `embedding` of view `number` into memory, one row per clip.
+
+        Raises:
+            InputError: the file is missing, damaged or not of these clips.
+        """
+        path = self.folder / f"view-{number:03d}" / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: {error}; run the teacher step again") from None
+        if array.dtype != np.float16 or len(array) != len(self.data.clips):
+            raise InputError(f"{path}: holds {array.dtype} {array.shape}, not of these clips; run the teacher step again")
+        return array
+
+
+def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:
+    """Open the knowledge in a teacher's folder.
+
+    Args:
+        teacher: folder that the teacher step wrote.
+        data: what a student will be trained on.
+
+    Raises:
+        InputError: the knowledge is of other clips, features, tags or another teacher.
+    """
+    folder = teacher / "knowledge"
+    description = read_json(folder / "knowledge.json")
+    for name, value in _belonging(teacher, data).items():
+        if description.get(name) != value:
+            raise InputError(f"{folder}: is about other {name} than those at hand; run the teacher step again")
+    return Knowledge(folder, description, data)

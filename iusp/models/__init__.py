@@ -1,0 +1,83 @@
+"""The networks, built by name and size, saved and loaded without pickle."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from iusp.errors import InputError
+from iusp.files import atomic, read_json, write_json
+from iusp.models.cnn_lstm import CnnLstm
+from iusp.models.layers import Tagger
+from iusp.models.mobilenetv2 import MobileNetV2
+from iusp.models.plain import Plain
+from iusp.models.residual import Residual
+from iusp.models.separable import Separable
+from iusp.models.vggish import VGGish
+
+ARCHITECTURES: dict[str, type[Tagger]] = {
+    "residual": Residual,
+    "vggish": VGGish,
+    "mobilenetv2": MobileNetV2,
+    "plain": Plain,
+    "separable": Separable,
+    "cnn_lstm": CnnLstm,
+}
+
+
+def parameter_count(network: torch.nn.Module) -> int:
+    """Return the number of trained parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def width_for(architecture: str, parameters: int, tags: int, bands: int) -> int:
+    """Return the width of the largest network of a family that has at most `parameters` parameters.
+
+    Raises:
+        InputError: even the smallest has more.
+    """
+    family = ARCHITECTURES[architecture]
+    fitting = 0
+    smallest = 0
+    with torch.device("meta"):
+        for width in family.WIDTHS:
+            count = parameter_count(family(width, tags, bands))
+            smallest = smallest or count
+            if count > parameters:
+                break
+            fitting = width
+    if not fitting:
+        raise InputError(f"the smallest {architecture} for {tags} tags has {smallest} parameters, not {parameters}")
+    return fitting
+
+
+def build(architecture: str, width: int, tags: int, bands: int) -> Tagger:
+    """Build a network with `tags` logits for log-mel of `bands` bands, initialised from torch's generator."""
+    return ARCHITECTURES[architecture](width, tags, bands)
+
+
+def save(folder: Path, network: Tagger, config: dict[str, Any]) -> None:
+    """Write `weights.safetensors` and, beside it, `config.json` (architecture, width, tags, mel_bands and more)."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(folder / "weights.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / "config.json", config)
+
+
+def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
+    """Read a network that `save` wrote, in evaluation mode on the CPU, and its config.
+
+    Raises:
+        InputError: a file is missing, damaged, or the weights are not of the config's network.
+    """
+    config = read_json(folder / "config.json")
+    weights = folder / "weights.safetensors"
+    try:
+        network = build(config["architecture"], config["width"], len(config["tags"]), config["features"]["mel_bands"])
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{weights}: cannot be loaded as {folder / 'config.json'} says ({reason})") from None
+    return network.eval(), config

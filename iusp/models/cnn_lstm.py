@@ -1,0 +1,26 @@
+"""One convolution and one LSTM: the family of the paper's student."""
+
+import torch
+from torch import Tensor, nn
+
+from iusp.models.layers import Tagger
+
+
+class CnnLstm(Tagger):
+    """A convolution of `width` channels over 16 frames × 8 bands, and an LSTM of 4·`width` units on its frames."""
+
+    WIDTHS = range(1, 129)
+
+    def __init__(self, width: int, tags: int, bands: int) -> None:
+        super().__init__(tags, bands, embedding=4 * width)
+        self.convolution = nn.Sequential(
+            nn.Conv2d(1, width, (16, 8), stride=(8, 4), padding=(8, 2), bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.lstm = nn.LSTM(width * (bands // 4), 4 * width, batch_first=True)
+
+    def maps(self, spectrogram: Tensor) -> Tensor:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, 1)."""
+        maps = self.convolution(spectrogram)
+        batch, _, time, _ = maps.shape
+        frames = maps.permute(0, 2, 1, 3).reshape(batch, time, -1)
+        return torch.transpose(self.lstm(frames)[0], 1, 2).unsqueeze(3)

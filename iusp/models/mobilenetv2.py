@@ -1,0 +1,65 @@
+"""MobileNetV2 (Sandler et al. 2018) for spectrograms."""
+
+from torch import Tensor, nn
+
+from iusp.models.layers import Tagger, convolution
+
+# Expansion, channels, blocks and the stride of the first block: the paper's table 2, but for strides that keep
+# 1/8 of the frames and 1/16 of the bands (the paper's 1/32 would leave 8 frames of a 10-s clip).
+STAGES = (
+    (1, 16, 1, (1, 1)),
+    (6, 24, 2, (2, 2)),
+    (6, 32, 3, (2, 2)),
+    (6, 64, 4, (1, 2)),
+    (6, 96, 3, (1, 1)),
+    (6, 160, 3, (1, 1)),
+    (6, 320, 1, (1, 1)),
+)
+LAST_CHANNELS = 1280
+
+
+class InvertedResidual(nn.Module):
+    """Expand by 1×1, filter depthwise by 3×3, project by 1×1; added to its input where the shapes allow it."""
+
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int], expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        expand = [*convolution(inputs, hidden, kernel=1), nn.ReLU6()] if expansion > 1 else []
+        self.body = nn.Sequential(
+            *expand,
+            *convolution(hidden, hidden, stride, groups=hidden),
+            nn.ReLU6(),
+            *convolution(hidden, outputs, kernel=1),
+        )
+        self.residual = stride == (1, 1) and inputs == outputs
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (B, inputs, T, F) into (B, outputs, T / stride, F / stride)."""
+        return maps + self.body(maps) if self.residual else self.body(maps)
+
+
+class MobileNetV2(Tagger):
+    """MobileNetV2 whose `width` is the paper's width multiplier in percent."""
+
+    WIDTHS = range(5, 305, 5)
+
+    def __init__(self, width: int, tags: int, bands: int) -> None:
+        def scaled(channels: int) -> int:
+            # Multiples of 8, at least 8, as in the authors' code.
+            return max(8, (channels * width // 100 + 4) // 8 * 8)
+
+        super().__init__(tags, bands, embedding=scaled(LAST_CHANNELS))
+        inputs = scaled(32)
+        layers: list[nn.Module] = [*convolution(1, inputs, (2, 2)), nn.ReLU6()]
+        for expansion, channels, blocks, stride in STAGES:
+            for block in range(blocks):
+                layers.append(
+                    InvertedResidual(inputs, scaled(channels), stride if block == 0 else (1, 1), expansion)
+                )
+                inputs = scaled(channels)
+        layers += [*convolution(inputs, scaled(LAST_CHANNELS), kernel=1), nn.ReLU6()]
+        self.layers = nn.Sequential(*layers)
+
+    def maps(self, spectrogram: Tensor) -> Tensor:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
+        return self.layers(spectrogram)

@@ -1,0 +1,26 @@
+"""A plain CNN: four strided convolutions."""
+
+from torch import Tensor, nn
+
+from iusp.models.layers import Tagger, convolution
+
+
+class Plain(Tagger):
+    """conv–BN–ReLU with `width`, `width`, 2·`width`, 3·`width` channels; 8 × fewer frames, 16 × fewer bands."""
+
+    WIDTHS = range(4, 513, 4)
+
+    def __init__(self, width: int, tags: int, bands: int) -> None:
+        super().__init__(tags, bands, embedding=3 * width)
+        channels = (1, width, width, 2 * width, 3 * width)
+        strides = ((2, 2), (2, 2), (2, 2), (1, 2))
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(*convolution(inputs, outputs, stride), nn.ReLU())
+                for inputs, outputs, stride in zip(channels, channels[1:], strides, strict=False)
+            )
+        )
+
+    def maps(self, spectrogram: Tensor) -> Tensor:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
+        return self.layers(spectrogram)

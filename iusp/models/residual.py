@@ -1,0 +1,37 @@
+"""A residual CNN (He et al. 2016), the default teacher."""
+
+from torch import Tensor, nn
+
+from iusp.models.layers import Tagger, convolution
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions beside a 1×1 shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*convolution(inputs, outputs, stride), nn.ReLU(), *convolution(outputs, outputs))
+        self.shortcut = nn.Sequential(*convolution(inputs, outputs, stride, kernel=1))
+        self.activation = nn.ReLU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (B, inputs, T, F) into (B, outputs, T / stride, F / stride)."""
+        return self.activation(self.body(maps) + self.shortcut(maps))
+
+
+class Residual(Tagger):
+    """Four residual blocks with `width`, 2·, 4· and 8·`width` channels; 8 × fewer frames, 16 × fewer bands."""
+
+    WIDTHS = range(8, 257, 8)
+
+    def __init__(self, width: int, tags: int, bands: int) -> None:
+        super().__init__(tags, bands, embedding=8 * width)
+        channels = (1, width, 2 * width, 4 * width, 8 * width)
+        strides = ((2, 2), (2, 2), (2, 2), (1, 2))
+        self.layers = nn.Sequential(
+            *(Block(*shape) for shape in zip(channels, channels[1:], strides, strict=False))
+        )
+
+    def maps(self, spectrogram: Tensor) -> Tensor:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
+        return self.layers(spectrogram)

@@ -1,0 +1,24 @@
+"""A depthwise-separable CNN (Howard et al. 2017, MobileNets)."""
+
+from torch import Tensor, nn
+
+from iusp.models.layers import Tagger, convolution
+
+
+class Separable(Tagger):
+    """One convolution, then three depthwise-separable ones, to 8·`width` channels."""
+
+    WIDTHS = range(4, 513, 4)
+
+    def __init__(self, width: int, tags: int, bands: int) -> None:
+        super().__init__(tags, bands, embedding=8 * width)
+        layers = [*convolution(1, width, (2, 2)), nn.ReLU()]
+        for stride in ((2, 2), (2, 2), (1, 2)):
+            layers += [*convolution(width, width, stride, groups=width), nn.ReLU()]
+            layers += [*convolution(width, 2 * width, kernel=1), nn.ReLU()]
+            width *= 2
+        self.layers = nn.Sequential(*layers)
+
+    def maps(self, spectrogram: Tensor) -> Tensor:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
+        return self.layers(spectrogram)

@@ -1,0 +1,26 @@
+"""A VGGish-style CNN (Hershey et al. 2017) without its fully connected layers."""
+
+from torch import Tensor, nn
+
+from iusp.models.layers import Tagger, convolution
+
+
+class VGGish(Tagger):
+    """Six 3×3 convolutions and four 2×2 max-pools, `width` to 8·`width` channels (64 to 512 in the original)."""
+
+    WIDTHS = range(4, 257, 4)
+
+    def __init__(self, width: int, tags: int, bands: int) -> None:
+        super().__init__(tags, bands, embedding=8 * width)
+        layers: list[nn.Module] = []
+        inputs = 1
+        for factors in ((1,), (2,), (4, 4), (8, 8)):
+            for factor in factors:
+                layers += [*convolution(inputs, factor * width), nn.ReLU()]
+                inputs = factor * width
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.layers = nn.Sequential(*layers)
+
+    def maps(self, spectrogram: Tensor) -> Tensor:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/16, M/16)."""
+        return self.layers(spectrogram)

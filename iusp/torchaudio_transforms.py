@@ -1,0 +1,30 @@
+"""The one place that imports torchaudio.
+
+The registry's torchaudio wheel holds a compiled extension that is linked against CUDA, so with a CPU build of torch
+``import torchaudio`` raises OSError. Its transforms are pure PyTorch and need none of it. Where the extension cannot be
+loaded, an empty stand-in takes its place first; where it can, nothing is changed.
+"""
+
+import sys
+from types import ModuleType
+
+
+
+def _extension_stand_in() -> ModuleType:
+    module = ModuleType("torchaudio._extension")
+    # What torchaudio asks of it while it is imported: two flags, and a decorator for functions that need the extension.
+    module.__dict__.update(
+        _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda function: function
+    )
+    return module
+
+
+try:
+    from torchaudio.transforms import MelSpectrogram, Resample
+except OSError:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        del sys.modules[name]
+    sys.modules["torchaudio._extension"] = _extension_stand_in()
+    from torchaudio.transforms import MelSpectrogram, Resample
+
+__all__ = ["MelSpectrogram", "Resample"]

@@ -1,0 +1,306 @@
+"""One training loop for teachers and students: exactly resumable, and the same bytes from the same seed on the CPU."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from iusp import models
+from iusp.augmentation import View, augment
+from iusp.config import Training
+from iusp.errors import InputError
+from iusp.features import FeatureSet, LabelledClips, labelled_clips, read_features
+from iusp.files import atomic
+from iusp.metrics import score
+from iusp.models.layers import Tagger
+from iusp.scoring import score_table, truth_table
+from iusp.taxonomy import Taxonomy, read_taxonomy
+
+# Rows of a training record: epoch, learning rate, each loss's weighted mean, validate's micro-averaged AUPRC.
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one step.
+
+    Attributes:
+        log_mel: float32 (B, T, M).
+        targets: float32 (B, K) in [0, 1].
+        mask: bool (B, K).
+        knowledge: what the teacher knows of these views, by name, float16 (B, …).
+    """
+
+    log_mel: Tensor
+    targets: Tensor
+    mask: Tensor
+    knowledge: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What teacher and students are trained on, and judged by after each epoch.
+
+    Attributes:
+        taxonomy: of the data set.
+        features: the packed features.
+        clips: the training split.
+        truth: bool (N, 8), coarse tags of validate.
+    """
+
+    taxonomy: Taxonomy
+    features: FeatureSet
+    clips: LabelledClips
+    truth: NDArray[np.bool_]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Clips, frames and bands of the training split."""
+        clips, frames, bands = self.clips.log_mel.shape
+        return clips, frames, bands
+
+    def validation_auprc(self, network: Tagger) -> float:
+        """Return the coarse micro-averaged AUPRC of a network on validate."""
+        scores = predict(network, self.features.log_mel("validate"))
+        return score(
+            self.truth, score_table(scores, self.clips.tags, self.taxonomy, "coarse"), self.taxonomy, "coarse"
+        ).micro_auprc
+
+
+def read_training_data(dataset: Path, features: Path, tags: str) -> TrainingData:
+    """Read what the dataset and the features step wrote.
+
+    Args:
+        dataset: folder that the dataset step wrote.
+        features: folder that the features step wrote.
+        tags: `coarse`, `fine` or `both`.
+
+    Raises:
+        InputError: they do not fit together, or there is no clip to validate on.
+    """
+    taxonomy = read_taxonomy(dataset / "taxonomy.yaml")
+    feature_set = read_features(features)
+    clips = labelled_clips(feature_set, dataset, "train", tags, taxonomy)
+    if not feature_set.clips["validate"]:
+        raise InputError(f"{dataset / 'labels.parquet'}: has no validate clip; the best epoch is chosen on them")
+    return TrainingData(taxonomy, feature_set, clips, truth_table(dataset, "validate", taxonomy, "coarse"))
+
+
+def label_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Return the binary cross-entropy, averaged over the tags (B, K) whose truth is known."""
+    losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return (losses * mask).sum() / mask.sum().clamp_min(1)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the first accelerator there is, else the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError):
+        raise InputError(f"training.device: there is no {name} on this machine; set auto or cpu") from None
+
+
+def batches(
+    data: TrainingData,
+    view: View,
+    order: NDArray[np.int64],
+    batch_size: int,
+    device: torch.device,
+    knowledge: Mapping[str, NDArray[np.float16]],
+) -> Iterator[Batch]:
+    """Stream one epoch of a view's batches; an incomplete last batch is left out.
+
+    Args:
+        data: the training split (N clips).
+        view: how they are augmented.
+        order: permutation of the clips.
+        batch_size: B; all clips where there are fewer.
+        device: where the batches go.
+        knowledge: the teacher's, about this view, by name.
+    """
+    size = min(batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        rows = order[start : start + size]
+        log_mel, targets, mask = augment(view, data.clips, rows, data.features.mean)
+        yield Batch(
+            log_mel.to(device),
+            targets.to(device),
+            mask.to(device),
+            {name: torch.from_numpy(array[rows]).to(device) for name, array in knowledge.items()},
+        )
+
+
+def epoch_order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of the clips in an epoch: it depends on the seed and the epoch alone, not on the method."""
+    return np.random.default_rng([seed, epoch]).permutation(clips)
+
+
+def new_network(
+    architecture: str, parameters: int, data: TrainingData, config: Training, seed: int
+) -> tuple[Tagger, dict[str, Any]]:
+    """Build a network of at most `parameters` parameters, initialised from `seed`, on its device.
+
+    Returns:
+        The network, which standardises its input by the features' statistics, and what its `config.json` must say.
+    """
+    tags, bands = data.clips.tags, data.features.config.mel_bands
+    width = models.width_for(architecture, parameters, len(tags), bands)
+    torch.manual_seed(seed)
+    network = models.build(architecture, width, len(tags), bands)
+    network.mean.copy_(data.features.mean)
+    network.std.copy_(data.features.std)
+    description = {
+        "architecture": architecture,
+        "width": width,
+        "tags": tags,
+        "features": data.features.config.model_dump(mode="json"),
+        "features_digest": data.features.digest,
+        "parameters": models.parameter_count(network),
+        "seed": seed,
+    }
+    return network.to(choose_device(config.device), memory_format=torch.channels_last), description
+
+
+@torch.inference_mode()
+def predict(network: Tagger, log_mel: NDArray[np.float16], batch_size: int = 64) -> NDArray[np.float64]:
+    """Return probabilities (N, K) of clips (N, T, M), in float32 arithmetic, batch by batch."""
+    network.eval()
+    device = network.mean.device
+    scores = [
+        network(torch.from_numpy(log_mel[start : start + batch_size].astype(np.float32)).to(device))[0].sigmoid().cpu()
+        for start in range(0, len(log_mel), batch_size)
+    ]
+    return torch.cat(scores).numpy().astype(np.float64)
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds besides the network, the optimiser and the schedule."""
+
+    record: list[Row]
+    best: dict[str, Tensor]
+    best_epoch: int = 0
+    best_score: float = -math.inf
+
+
+def train(
+    network: Tagger,
+    description: dict[str, Any],
+    data: TrainingData,
+    epoch_batches: Callable[[int], Iterator[Batch]],
+    losses: Callable[[Tensor, Tensor, Batch], dict[str, Tensor]],
+    config: Training,
+    folder: Path,
+    on_epoch: Callable[[Row], None],
+) -> dict[str, Any]:
+    """Train until the epochs or the patience are over, and save the epoch that is best on validate.
+
+    `folder` gets `weights.safetensors`, `config.json` and `record.csv`. A checkpoint is written into it after each
+    epoch; where there is one, training goes on from it and ends where an undisturbed run ends.
+
+    Args:
+        network: to be trained, on its device.
+        description: what `config.json` must say of it.
+        data: to validate on.
+        epoch_batches: the batches of an epoch (from 0).
+        losses: named, weighted losses of logits, frames and a batch; their sum is minimised.
+        config: of the optimisation.
+        folder: to write into.
+        on_epoch: told of each epoch's row, also of those that a checkpoint holds.
+
+    Returns:
+        `description` with the epoch that was kept and its micro-averaged AUPRC on validate.
+
+    Raises:
+        InputError: the loss is not finite any more.
+    """
+    device = network.mean.device
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        config.learning_rate,
+        epochs=config.epochs,
+        steps_per_epoch=len(data.clips) // min(config.batch_size, len(data.clips)),
+    )
+    state = _State(record=[], best={})
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
+        state = _State(**saved["state"])
+        for row in state.record:
+            on_epoch(row)
+    for epoch in range(len(state.record), config.epochs):
+        if epoch - state.best_epoch > config.patience:
+            break
+        row = {"epoch": epoch + 1, "learning_rate": schedule.get_last_lr()[0]}
+        row |= _epoch(network, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
+        if not all(map(math.isfinite, row.values())):
+            raise InputError(f"{folder.name}: the loss of epoch {epoch + 1} is not finite; lower the learning_rate")
+        row["validate_micro_auprc"] = data.validation_auprc(network)
+        state.record.append(row)
+        if row["validate_micro_auprc"] > state.best_score:
+            state.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+            state.best_epoch, state.best_score = epoch, row["validate_micro_auprc"]
+        with atomic(checkpoint) as temporary:
+            torch.save(
+                {
+                    "network": network.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "state": vars(state),
+                },
+                temporary,
+            )
+        on_epoch(row)
+    network.load_state_dict(state.best)
+    description |= {"epoch": state.best_epoch + 1, "validate_micro_auprc": state.best_score}
+    with atomic(folder / "record.csv") as temporary:
+        pd.DataFrame(state.record).to_csv(temporary, index=False)
+    models.save(folder, network, description)
+    checkpoint.unlink()
+    return description
+
+
+def _epoch(
+    network: Tagger,
+    epoch_batches: Iterator[Batch],
+    losses: Callable[[Tensor, Tensor, Batch], dict[str, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    precision: str,
+) -> dict[str, float]:
+    """Train for one epoch and return the mean of each loss."""
+    network.train()
+    sums: dict[str, Tensor] = {}
+    steps = 0
+    for batch in epoch_batches:
+        with torch.autocast(batch.log_mel.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits, frames = network(batch.log_mel)
+        terms = losses(logits, frames, batch)
+        optimiser.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimiser.step()
+        schedule.step()
+        steps += 1
+        for name, term in terms.items():
+            sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach()
+    return {f"loss_{name}": float(total) / steps for name, total in sums.items()}
