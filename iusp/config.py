@@ -11,7 +11,7 @@ from iusp.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 METHODS = ("kd", "sp", "iusp")
-ARCHITECTURES = ("residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm")
+Architecture = Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
 
 
 class Section(BaseModel):
@@ -27,10 +27,10 @@ def _number(value: Any) -> Any:
     return float(value) if type(value) is int else value
 
 
-Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Real, Field(gt=0)]
-NonNegative = Annotated[Real, Field(ge=0)]
-Share = Annotated[Real, Field(ge=0, le=1)]
+# The validator comes last, that is outermost, so that the JSON Schema keeps the bounds.
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
@@ -147,7 +147,7 @@ class Training(Section):
 class Teacher(Section):
     """The large network, and what of it is kept for students."""
 
-    architecture: Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
+    architecture: Architecture
     """Family of the network."""
     parameters: Annotated[int, Field(ge=200)]
     """Budget: the widest network of the family with at most this many parameters is built."""
@@ -186,7 +186,7 @@ class StudentTraining(Section):
 class Student(Section):
     """One branch of the graph: a small network and how it is taught."""
 
-    architecture: Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
+    architecture: Architecture
     """Family of the network."""
     parameters: Annotated[int, Field(ge=200)]
     """Budget: the widest network of the family with at most this many parameters is built."""

@@ -37,11 +37,12 @@ SAMPLES = int(SECONDS * SAMPLE_RATE)
 SENSORS = {"train": range(1, 31), "validate": range(31, 41), "test": range(41, 51)}
 TAG_COUNT_SHARES = (0.04, 0.36, 0.40, 0.20)  # share of clips with 0, 1, 2, 3 coarse tags
 LEAST_WEIGHT = 2  # of a category, in fine tags: the two with a single tag would be rare otherwise
-SNR_DB = (-16.0, 2.0)  # of a sound's active frames over the bed's mean power
+SNR_DB = (-16.0, 2.0)  # mean power of a sound's active frames over the bed's
 BED_DBFS = (-52.0, -38.0)  # root mean square
 TILT = (-0.7, 0.7)  # coefficient a of the filter 1 + a z⁻¹: ±15 dB between 0 Hz and Nyquist
 ACTIVE_DB = -20.0  # a frame is active if its power is above this, relative to the loudest frame
 FRAME = 640  # samples; divides SAMPLES
+LEAST_ACTIVE = 50  # frames: 2 s
 
 VOLUNTEERS = 60  # who share the training split
 VOLUNTEERS_PER_CLIP = 3
@@ -269,7 +270,10 @@ def _proximity(snr_db: float) -> str:
 
 
 def _draw_events(rng: np.random.Generator) -> tuple[Event, ...]:
-    """Draw what sounds in a clip: at most one sound of a category, all fine tags about equally often."""
+    """Draw what sounds in a clip: at most one sound of a category, fine tags about equally often.
+
+    A category's only fine tag counts for `LEAST_WEIGHT`.
+    """
     categories = list(TAGS_BY_CATEGORY.values())
     weights = np.array([max(len(tags), LEAST_WEIGHT) for tags in categories])
     shares = weights / weights.sum()
@@ -292,9 +296,14 @@ def _tilted(wave: Wave, tilt: float) -> Wave:
 
 
 def _active_rms(wave: Wave) -> float:
-    """Return the root mean square over a sound's active frames, so that pauses don't count as faintness."""
+    """Return the root mean square over a sound's active frames, so that pauses don't count as faintness.
+
+    The energy of a sound of fewer active frames is spread over `LEAST_ACTIVE`: heard briefly, it must be louder to be
+    noticed as well as a lasting one.
+    """
     power = np.square(wave).reshape(-1, FRAME).mean(axis=1)
-    return float(np.sqrt(power[power > power.max() * 10 ** (ACTIVE_DB / 10)].mean()))
+    active = power[power > power.max() * 10 ** (ACTIVE_DB / 10)]
+    return float(np.sqrt(active.sum() / max(len(active), LEAST_ACTIVE)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Packed log-mel features: one memory-mappable file per split, and what shaped them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ def read_features(folder: Path) -> FeatureSet:
     description: dict[str, Any] = read_json(folder / "features.json")
     return FeatureSet(
         folder=folder,
-        config=Features.model_validate_json(json.dumps(description["config"])),
+        config=Features.model_validate(description["config"]),
         digest=description["digest"],
         mean=torch.tensor(description["mean"], dtype=torch.float32),
         std=torch.tensor(description["std"], dtype=torch.float32),
@@ -123,4 +122,4 @@ def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: str, t
             f"{features.folder}: made from other {split} clips than {dataset / 'labels.parquet'}; run features again"
         )
     targets, mask, names = training_targets(labels, taxonomy, tags)
-    return LabelledClips(filenames, features.log_mel(split), torch.from_numpy(targets), torch.from_numpy(mask), names)
+    return LabelledClips(filenames, features.log_mel(split), torch.tensor(targets), torch.tensor(mask), names)

@@ -106,15 +106,15 @@ def derive_labels(
     volunteer = train & (annotations["annotator_id"] > 0)
     by_volunteers = annotations["audio_filename"].isin(annotations.loc[volunteer, "audio_filename"])
     used = annotations[volunteer | ((annotations["annotator_id"] == 0) & ~by_volunteers)]
-    presences = _presences(used, taxonomy, coarse).astype("float32")
+    presences = _presences(used, taxonomy, coarse)
     looked = presences.where(presences >= 0)
     # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
     shares = looked.groupby([used["split"], used["audio_filename"]]).mean().fillna(0)
     if train_rule == "any":
-        shares = (shares > 0).astype("float32")
+        shares = shares > 0
     elif train_rule == "majority":
-        shares = (shares > 0.5).astype("float32")
-    labels = shares.reset_index()
+        shares = shares > 0.5
+    labels = shares.astype("float32").reset_index()
     return labels[["audio_filename", "split", *shares.columns]]
 
 

@@ -5,8 +5,8 @@ category's tags match, and treats its ``X`` (kind unknown) specially; the coarse
 ``X``, so both share one path. Definition: "DCASE 2019 Task 5 metric", equal to the challenge's own `metrics.py`.
 
 Points of equal recall are joined in the order in which `numpy.argsort`'s default kind leaves them, as the challenge's
-code does. That kind is not stable, and which order it leaves depends on the processor: without AVX2, NumPy 2.4 gives
-macro AUPRCs that are 0.01 to 0.05 lower than with it (micro: ± 0.0002). Compare figures of like machines only.
+code does. That kind is not stable, and which order it leaves depends on the processor: with NumPy 2.4 on 443 clips,
+macro AUPRCs without AVX2 were 0.005 to 0.05 lower than with it (micro: within 0.0003). Compare like machines only.
 """
 
 from collections.abc import Iterable

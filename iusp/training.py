@@ -231,6 +231,8 @@ def train(
     device = network.mean.device
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
+    # Filling memory that is overwritten anyway costs time and changes nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,

@@ -22,4 +22,4 @@ def iusp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     count = min(student.shape[1], teacher.shape[1])
     own = gram(pooled_frames(student, count))
-    return (row_normalised(pooled_gram(teacher.float(), count)) - row_normalised(own)).square().mean()
+    return (row_normalised(pooled_gram(teacher, count)) - row_normalised(own)).square().mean()

@@ -1,0 +1,64 @@
+# One vocabulary of tasks, for people and for CI. `make help` lists it.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+# The stages of dvc.yaml call `iusp`, and DVC looks for it on the path.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The CPU has as many threads as params.yaml says, whatever the shell says.
+unexport OMP_NUM_THREADS
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow test-shared lint format mlflow lock clean
+
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch stands apart: which build of it (CPU, CUDA, …) fits is for the machine's own pip settings to say, so its hash
+# cannot be locked; its version is.
+.venv/installed: requirements.lock pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "iusp needs Python 3.11: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.in)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
+	touch $@
+
+# An unpacked archive has no git history; DVC then works without one.
+.dvc/config.local:
+	[ -e .git ] || printf '[core]\n    no_scm = true\n' > $@
+
+run: .venv/installed .dvc/config.local ## Audio to registered students: install, dvc repro, show the results
+	dvc repro --quiet
+	iusp results
+
+test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow and not shared" -n 2
+
+test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
+	$(BIN)/python -m pytest -m shared -n 2
+
+lint: .venv/installed-dev ## Check style, types and import contracts
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: .venv/installed-dev ## Put the code into its format
+	ruff check --fix .
+	ruff format .
+
+mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
+	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
+	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --unsafe-package torch --output-file requirements.lock requirements.in
+	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --unsafe-package torch --allow-unsafe --output-file requirements-dev.lock requirements-dev.in
+
+clean: ## Remove everything that the tasks made, but for the environment
+	rm -rf data models reports mlruns mlflow.db .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The steps of the pipeline: paths and a config in, files and a summary out."""

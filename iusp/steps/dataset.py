@@ -1,0 +1,346 @@
+"""Step 1: recordings and their annotations, checked, indexed and labelled."""
+
+import hashlib
+import os
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iusp import __version__, audio, embedded, files
+from iusp.config import Dataset
+from iusp.errors import InputError
+from iusp.labels import SPLITS, derive_labels, read_annotations
+from iusp.progress import Progress
+from iusp.taxonomy import read_taxonomy
+
+ANNOTATIONS = "annotations.csv"
+TAXONOMIES = ("dcase-ust-taxonomy.yaml", "taxonomy.yaml")
+AUDIO = "audio"
+INDEX = ["audio_filename", "split", "sensor_id", "sha256", "seconds", "sample_rate", "channels"]
+CLIPS_PER_CALL = 16  # work of one call to another process
+COPY_BYTES = 2**20
+NAMES_IN_SUMMARY = 20  # the CSV files have all
+NAMES_IN_MESSAGE = 3
+
+NO_NAME = "not a plain file name"
+NO_FILE = f"no such file below {AUDIO}/ or the split's folder"
+NO_TRUTH = "not labelled by annotator 0, nor in train by a volunteer"
+NO_ANNOTATION = "not in the annotations"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in SONYC-UST's format: its folder, annotations CSV and taxonomy YAML."""
+
+    folder: Path
+    annotations: Path
+    taxonomy: Path
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that the annotations name.
+
+    Attributes:
+        name: its audio_filename, unchecked.
+        sources: the files of that name; one, if all is well.
+        labelled: whether it has ground truth.
+    """
+
+    name: str
+    sources: tuple[Path, ...]
+    labelled: bool
+
+
+def run(config: Dataset, output: Path, progress: Progress, workers: int = os.cpu_count() or 1) -> dict[str, Any]:
+    """Take a data set in SONYC-UST's format over into `output`.
+
+    Writes
+
+    - `audio/<audio_filename>`: the good clips with ground truth, as they came;
+    - `index.parquet`: their audio_filename, split, sensor_id, sha256, seconds, sample_rate (Hz) and channels, sorted
+      by split and name;
+    - `labels.parquet`: what `labels.derive_labels` returns, of the same clips in the same order;
+    - `annotations.csv` and `taxonomy.yaml`, as they came;
+    - `quarantine.csv`: audio_filename, split and reason of the bad clips;
+    - `unmatched.csv`, likewise: clips without a file or ground truth, and files without annotation;
+    - `dataset.json`: the summary.
+
+    A killed run resumes. The bytes depend neither on that nor on the number of workers.
+
+    Args:
+        config: the source and its rules.
+        output: folder to write.
+        progress: told of every clip, and of all that is worth a look.
+        workers: parallel processes.
+
+    Returns:
+        The summary. `positives` counts the clips with a target above 0; `digest` is of index and labels.
+
+    Raises:
+        InputError: the source cannot be used, too many clips are bad (`<output>.quarantine.csv` then lists them), or
+            sensors cross splits where the config refuses that.
+    """
+    with files.work_folder(output, _key(config, output)) as work:
+        for leftover in work.rglob(".*.part"):
+            leftover.unlink()
+        source = _generate(config, work, workers, progress) if config.source == "embedded" else _open(config)
+        taxonomy = read_taxonomy(source.taxonomy)
+        annotations = read_annotations(source.annotations, taxonomy)
+        labels = derive_labels(annotations, taxonomy, config.train_rule, config.coarse)
+        table = annotations[["audio_filename", "split", "sensor_id"]].drop_duplicates("audio_filename")
+        table = table.sort_values(["split", "audio_filename"], ignore_index=True)
+        shared = _shared_sensors(table)
+        if shared and config.shared_sensors == "refuse":
+            raise InputError(
+                f"{source.annotations}: sensors with clips in two splits: {_some(shared)}; move their clips to one "
+                "split, or set dataset.shared_sensors: report"
+            )
+        clips, strays = _match(table, source.folder, set(labels["audio_filename"]))
+        table = table.join(_ingest(config, clips, source.folder, work / AUDIO, progress, workers))
+        _check_share(table, config.max_bad_share, output)
+        index = table.loc[table["reason"] == "", INDEX].astype({"sample_rate": "int64", "channels": "int64"})
+        if index.empty:
+            raise InputError(f"{source.annotations}: no clip has both audio and ground truth; record or label some")
+        labels = index[["audio_filename"]].merge(labels, on="audio_filename")
+        quarantine = table[~table["reason"].isin(["", NO_FILE, NO_TRUTH])]
+        unmatched = table[table["reason"].isin([NO_FILE, NO_TRUTH])]
+        unmatched = pd.concat([unmatched, pd.DataFrame({"audio_filename": strays, "reason": NO_ANNOTATION})])
+        summary = _summary(index, labels, quarantine, unmatched) | {
+            "junk_rows": _listed(annotations.attrs["junk_rows"]),
+            "shared_sensors": _listed(shared),
+        }
+        _copy(source.annotations, work / ANNOTATIONS)
+        _copy(source.taxonomy, work / "taxonomy.yaml")
+        _write_parquet(work / "index.parquet", index)
+        _write_parquet(work / "labels.parquet", labels)
+        _write_reasons(work / "quarantine.csv", quarantine)
+        _write_reasons(work / "unmatched.csv", unmatched)
+        files.write_json(work / "dataset.json", summary)
+        if config.source == "embedded":
+            shutil.rmtree(source.folder)
+    _report(summary, len(clips), progress)
+    return summary
+
+
+def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
+    """Tell what is worth a look, by name."""
+    for what in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "shared_sensors"):
+        count, names = summary[what]["count"], summary[what]["names"]
+        if count:
+            progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
+
+
+def _key(config: Dataset, output: Path) -> str:
+    """Digest everything that shapes the output: the code, the config and, by size and time, the files of a folder."""
+    inputs: list[Any] = [__version__, config.model_dump(mode="json")]
+    if config.source == "folder":
+        source = _open(config)
+        _check_apart(source.folder, output)
+        for path in (source.annotations, source.taxonomy, *_audio_files(source.folder)):
+            status = path.lstat()
+            inputs.append([str(path), status.st_size, status.st_mtime_ns])
+    return files.digest(inputs)
+
+
+def _check_apart(folder: Path, output: Path) -> None:
+    """Refuse an output whose replacement would delete recordings, or that would be read as some."""
+    for root in (folder / name for name in (AUDIO, *SPLITS)):
+        if root.resolve().is_relative_to(output.resolve()) or output.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"{output}: holds or lies in the recordings {root}, and it is replaced; write elsewhere")
+
+
+def _generate(config: Dataset, work: Path, workers: int, progress: Progress) -> Source:
+    folder = work / "generated"
+    embedded.write(folder, config.seed, config.clips.by_split(), workers, progress)
+    return Source(folder, _find_annotations(folder), _find_taxonomy(folder))
+
+
+def _open(config: Dataset) -> Source:
+    folder = Path(config.path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; set dataset.path to one in SONYC-UST's format")
+    return Source(folder, _find_annotations(folder), _find_taxonomy(folder))
+
+
+def _find_annotations(folder: Path) -> Path:
+    if (folder / ANNOTATIONS).exists():
+        return folder / ANNOTATIONS
+    return _only(
+        [path for path in sorted(folder.glob("*.csv")) if _names_clips(path)],
+        f"{folder}: needs {ANNOTATIONS}, or just one *.csv with a column audio_filename",
+    )
+
+
+def _names_clips(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return b"audio_filename" in stream.readline(COPY_BYTES)
+
+
+def _find_taxonomy(folder: Path) -> Path:
+    candidates = [folder / name for name in TAXONOMIES if (folder / name).exists()]
+    return _only(candidates, f"{folder}: needs just one of {' and '.join(TAXONOMIES)}")
+
+
+def _only(candidates: list[Path], demand: str) -> Path:
+    if len(candidates) != 1:
+        raise InputError(f"{demand}; found {_some([path.name for path in candidates]) or 'none'}")
+    return candidates[0]
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    """Return everything below `audio/` and the splits' folders that is no folder, sorted."""
+    paths = (path for name in (AUDIO, *SPLITS) for path in (folder / name).rglob("*"))
+    return sorted(path for path in paths if not path.is_dir())
+
+
+def _shared_sensors(table: pd.DataFrame) -> list[str]:
+    splits = table[table["sensor_id"] != ""].groupby("sensor_id")["split"].nunique()
+    return [str(sensor) for sensor in splits.index[splits > 1]]
+
+
+def _match(table: pd.DataFrame, folder: Path, labelled: set[str]) -> tuple[list[Clip], list[str]]:
+    """Find the files of every annotated clip, and the files (relative to `folder`) that no clip has."""
+    found = defaultdict(list)
+    for path in _audio_files(folder):
+        found[path.name].append(path)
+    clips = []
+    for name, split in zip(table["audio_filename"], table["split"], strict=True):
+        sources = [path for path in found.get(name, ()) if path.relative_to(folder).parts[0] in (AUDIO, split)]
+        clips.append(Clip(name, tuple(sources), name in labelled))
+    used = {path for clip in clips for path in clip.sources}
+    strays = [str(path.relative_to(folder)) for paths in found.values() for path in paths if path not in used]
+    return clips, sorted(strays)
+
+
+def _ingest(
+    config: Dataset, clips: Sequence[Clip], folder: Path, target: Path, progress: Progress, workers: int
+) -> pd.DataFrame:
+    """Take all clips over in parallel; return, in their order, `reason` (empty for the good) and what was found."""
+    target.mkdir(exist_ok=True)
+    take = partial(_take, config, folder, target)
+    rows = []
+    # A spawned process inherits no threads or locks.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_watch_parent) as pool:
+        for row in pool.map(take, clips, chunksize=CLIPS_PER_CALL):
+            rows.append(row)
+            progress("dataset", len(rows), len(clips))
+    return pd.DataFrame(rows, columns=["reason", "sha256", "seconds", "sample_rate", "channels"])
+
+
+def _watch_parent() -> None:
+    """End this process with its parent: workers of a killed one would wait for work for ever."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> dict[str, Any]:
+    """Check one clip and bring it into the folder `target`; return its row for `_ingest`."""
+    try:
+        source = _the_source(clip, folder)
+        audio.check_inside(source, folder)
+        probe = audio.probe(source, config.min_seconds, config.max_seconds)
+    except audio.BadAudio as error:
+        return {"reason": str(error)}
+    # Whatever has its final name is complete: it was linked, or renamed after it was copied.
+    copy = target / clip.name
+    if not copy.exists() and config.source == "embedded":
+        os.link(source, copy)
+    checksum = files.sha256(copy) if copy.exists() else _copy(source, copy)
+    return {"reason": "", "sha256": checksum} | asdict(probe)
+
+
+def _the_source(clip: Clip, folder: Path) -> Path:
+    if not audio.is_file_name(clip.name):
+        raise audio.BadAudio(NO_NAME)
+    if not clip.sources:
+        raise audio.BadAudio(NO_FILE)
+    if not clip.labelled:
+        raise audio.BadAudio(NO_TRUTH)
+    if len(clip.sources) > 1:
+        places = _some([str(path.relative_to(folder)) for path in clip.sources])
+        raise audio.BadAudio(f"several files of this name: {places}")
+    return clip.sources[0]
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file atomically and return its SHA-256, in one pass and bounded memory."""
+    checksum = hashlib.sha256()
+    with files.atomic(target) as temporary, source.open("rb") as reader, temporary.open("wb") as writer:
+        while block := reader.read(COPY_BYTES):
+            checksum.update(block)
+            writer.write(block)
+    return checksum.hexdigest()
+
+
+def _check_share(table: pd.DataFrame, max_bad_share: float, output: Path) -> None:
+    """Refuse too large a share of quarantined or missing clips, and list them beside the output."""
+    listing = output.with_name(f"{output.name}.quarantine.csv")
+    listing.unlink(missing_ok=True)
+    bad = table[~table["reason"].isin(["", NO_TRUTH])]
+    share = len(bad) / max(len(table), 1)  # there may be junk rows only
+    if share > max_bad_share:
+        _write_reasons(listing, bad)
+        examples = [f"{name}: {reason}" for name, reason in zip(bad["audio_filename"], bad["reason"], strict=True)]
+        raise InputError(
+            f"{len(bad)} of {len(table)} clips ({share:.3g} of them, dataset.max_bad_share is {max_bad_share:g}) are "
+            f"bad ({_some(examples)}); all are listed in {listing}: repair or remove them"
+        )
+
+
+def _summary(
+    index: pd.DataFrame, labels: pd.DataFrame, quarantine: pd.DataFrame, unmatched: pd.DataFrame
+) -> dict[str, Any]:
+    names = {
+        reason: unmatched.loc[unmatched["reason"] == reason, "audio_filename"].tolist()
+        for reason in (NO_FILE, NO_ANNOTATION, NO_TRUTH)
+    }
+    positives = (labels.set_index("split").drop(columns="audio_filename") > 0).groupby("split").sum()
+    return {
+        "clips": {split: int((index["split"] == split).sum()) for split in SPLITS},
+        "positives": positives.astype(int).to_dict("index"),
+        "quarantined": _listed(quarantine["audio_filename"].tolist()),
+        "missing": _listed(names[NO_FILE]),
+        "unannotated": _listed(names[NO_ANNOTATION]),
+        "without_truth": _listed(names[NO_TRUTH]),
+        "digest": files.digest([frame.to_csv(index=False) for frame in (index, labels)]),
+    }
+
+
+def _listed(names: list[str]) -> dict[str, Any]:
+    return {"count": len(names), "names": names[:NAMES_IN_SUMMARY]}
+
+
+def _some(names: Sequence[str], count: int | None = None) -> str:
+    """Join the first few of `count` (or all these) names."""
+    more = (len(names) if count is None else count) - NAMES_IN_MESSAGE
+    return ", ".join(names[:NAMES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    # pandas' metadata would tie the bytes to its version.
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    with files.atomic(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _write_reasons(path: Path, table: pd.DataFrame) -> None:
+    with files.atomic(path) as temporary:
+        table.to_csv(temporary, columns=["audio_filename", "split", "reason"], index=False, lineterminator="\n")

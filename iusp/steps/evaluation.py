@@ -1,0 +1,215 @@
+"""Step 5: how good every network is, what it costs, and a report that shows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from iusp import models
+from iusp.config import Evaluation
+from iusp.cost import milliseconds_per_clip, multiply_accumulates
+from iusp.distillation.similarity import gram, row_normalised
+from iusp.errors import InputError
+from iusp.features import FeatureSet, read_features
+from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
+from iusp.metrics import Level, bootstrap, curves, interval, score
+from iusp.models.layers import Tagger
+from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
+from iusp.predictions import write_predictions
+from iusp.progress import Progress
+from iusp.report import write_report
+from iusp.scoring import score_table, truth_table
+from iusp.taxonomy import Taxonomy, read_taxonomy
+from iusp.training import predict
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders that the earlier steps wrote.
+
+    Attributes:
+        dataset: of the dataset step.
+        features: of the features step.
+        teacher: of the teacher step.
+        students: one folder for each student.
+    """
+
+    dataset: Path
+    features: Path
+    teacher: Path
+    students: dict[str, Path]
+
+
+def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) -> dict[str, Any]:
+    """Evaluate the teacher and every seed of every student on test (on validate where there is no test).
+
+    Writes into `output`: `metrics.json` (the same bytes every time), `latency.json` (measured), `predictions/*.csv` in
+    the challenge's format, `curves/*.csv`, `plots/*.png` and `report.html`, which needs nothing else.
+
+    Args:
+        config: intervals, cost and pictures.
+        inputs: the earlier steps' folders.
+        output: folder to write.
+        progress: told of every network.
+
+    Returns:
+        What `metrics.json` says.
+
+    Raises:
+        InputError: a network was made from other features than those at hand.
+    """
+    taxonomy = read_taxonomy(inputs.dataset / "taxonomy.yaml")
+    features = read_features(inputs.features)
+    split = "test" if features.clips["test"] else "validate"
+    students = {name: read_json(folder / "student.json") for name, folder in inputs.students.items()}
+    folders = {"teacher": inputs.teacher} | {
+        f"{name}-seed-{seed}": inputs.students[name] / f"seed-{seed}"
+        for name, student in students.items()
+        for seed in student["validate_micro_auprc"]
+    }
+    # Of each student, the seed that is best on validate is the one that is registered and shown.
+    chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
+    key = [config.model_dump(), features.digest, sha256(inputs.dataset / "labels.parquet"), code_digest()]
+    key += [sha256(folder / "weights.safetensors") for folder in folders.values()]
+    with work_folder(output, digest(key)) as work:
+        networks, scores = _predict_all(folders, features, split, work / "predictions", progress)
+        tags = models.load(inputs.teacher)[1]["tags"]
+        judge = _Judge(config, taxonomy, inputs.dataset, split, tags)
+        metrics = {
+            "split": split,
+            "clips": features.clips[split],
+            "teacher": _cost(inputs.teacher, features) | judge.evaluate(scores["teacher"]),
+            "students": {
+                name: student
+                | _cost(folders[chosen[name]], features)
+                | judge.evaluate(scores[chosen[name]])
+                | judge.over_seeds({seed: scores[f"{name}-seed-{seed}"] for seed in student["validate_micro_auprc"]})
+                for name, student in students.items()
+            },
+        }
+        shown = {name: networks[network] for name, network in chosen.items()}
+        latency = milliseconds_per_clip(shown, features.config, config.latency_runs)
+        write_json(work / "metrics.json", metrics)
+        write_json(work / "latency.json", latency)
+        _draw(work, judge, {name: scores[network] for name, network in chosen.items()}, metrics)
+        draw_training({name: _record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png")
+        if config.pictured_clips:
+            _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
+        write_report(work / "report.html", metrics, latency, taxonomy, work / "plots")
+    return metrics
+
+
+def _predict_all(
+    folders: Mapping[str, Path], features: FeatureSet, split: str, output: Path, progress: Progress
+) -> tuple[dict[str, Tagger], dict[str, NDArray[np.float64]]]:
+    networks, scores = {}, {}
+    filenames, log_mel = features.filenames(split), features.log_mel(split)
+    for done, (name, folder) in enumerate(folders.items()):
+        networks[name], description = models.load(folder)
+        if description["features_digest"] != features.digest:
+            raise InputError(f"{folder}: was trained on other features than {features.folder}; run its step again")
+        networks[name].to(memory_format=torch.channels_last)
+        scores[name] = predict(networks[name], log_mel)
+        write_predictions(output / f"{name}.csv", filenames, scores[name], description["tags"])
+        progress("predictions", done + 1, len(folders))
+    return networks, scores
+
+
+def _cost(folder: Path, features: FeatureSet) -> dict[str, Any]:
+    description = read_json(folder / "config.json")
+    macs = multiply_accumulates(
+        description["architecture"], description["width"], len(description["tags"]), features.config
+    )
+    return {
+        "architecture": description["architecture"],
+        "parameters": description["parameters"],
+        "macs": macs,
+        "bytes": (folder / "weights.safetensors").stat().st_size,
+    }
+
+
+def _record(folder: Path) -> list[dict[str, float]]:
+    return pd.read_csv(folder / "record.csv").to_dict("records")  # type: ignore[return-value]
+
+
+class _Judge:
+    """Compares probabilities with the truth of one split."""
+
+    def __init__(self, config: Evaluation, taxonomy: Taxonomy, dataset: Path, split: str, tags: list[str]) -> None:
+        self.config, self.taxonomy, self.tags = config, taxonomy, tags
+        self.levels: list[Level] = ["coarse", "fine"] if set(taxonomy.fine_tags) <= set(tags) else ["coarse"]
+        self.truth = {level: truth_table(dataset, split, taxonomy, level) for level in self.levels}
+
+    def table(self, scores: NDArray[np.float64], level: Level) -> NDArray[np.float64]:
+        return score_table(scores, self.tags, self.taxonomy, level)
+
+    def evaluate(self, scores: NDArray[np.float64]) -> dict[str, Any]:
+        """AUPRCs by level, with 95 % bootstrap intervals over clips."""
+        by_level: dict[str, Any] = {}
+        for level in self.levels:
+            arguments = self.truth[level], self.table(scores, level), self.taxonomy, level
+            point = score(*arguments)
+            samples = bootstrap(*arguments, self.config.resamples, self.config.seed)
+            numbers: dict[str, Any] = {"micro_f1": point.micro_f1, "classwise": point.classwise}
+            for name in ("micro_auprc", "macro_auprc"):
+                low, high = interval(getattr(samples, name))
+                numbers |= {name: getattr(point, name), f"{name}_low": low, f"{name}_high": high}
+            by_level[level] = numbers
+        return by_level
+
+    def over_seeds(self, scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+        """Micro-averaged coarse AUPRC of each seed, their mean and standard deviation (0 of a single seed)."""
+        values = {
+            seed: score(self.truth["coarse"], self.table(one, "coarse"), self.taxonomy, "coarse").micro_auprc
+            for seed, one in scores.items()
+        }
+        numbers = list(values.values())
+        spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
+        return {"seeds": values, "seeds_mean": float(np.mean(numbers)), "seeds_std": spread}
+
+
+def _draw(work: Path, judge: _Judge, scores: Mapping[str, NDArray[np.float64]], metrics: Mapping[str, Any]) -> None:
+    by_network = {
+        name: curves(judge.truth["coarse"], judge.table(one, "coarse"), judge.taxonomy, "coarse")
+        for name, one in scores.items()
+    }
+    for name, by_category in by_network.items():
+        micro = by_category["micro"]
+        with atomic(work / "curves" / f"{name}.csv") as temporary:
+            pd.DataFrame({"recall": micro.recall, "precision": micro.precision}).to_csv(temporary, index=False)
+    draw_precision_recall(by_network, judge.taxonomy, work / "plots/precision_recall.png")
+    rows = []
+    for name, one in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+        coarse = one["coarse"]
+        caption = f"{name} ({one['method']})" if "method" in one else name
+        ends = coarse["micro_auprc"], coarse["micro_auprc_low"], coarse["micro_auprc_high"]
+        rows.append((caption, *ends, list(one.get("seeds", {}).values())))
+    draw_comparison(rows, f"micro-averaged AUPRC on {metrics['split']}", work / "plots/comparison.png")
+
+
+def _draw_similarities(
+    path: Path, networks: Mapping[str, Tagger], judge: _Judge, features: FeatureSet, count: int
+) -> None:
+    split = "test" if features.clips["test"] else "validate"
+    truth = judge.truth["coarse"]
+    # Clips with exactly one sound show best what repeats.
+    rows = np.flatnonzero(truth.sum(axis=1) == 1)[:count]
+    if not len(rows):
+        return
+    filenames, log_mel = features.filenames(split), features.log_mel(split)[rows].astype(np.float32)
+    with torch.inference_mode():
+        similarities = {
+            name: row_normalised(gram(network(torch.from_numpy(log_mel))[1])).numpy()
+            for name, network in networks.items()
+        }
+    clips = []
+    for index, row in enumerate(rows):
+        tag = judge.taxonomy.coarse_tags[int(truth[row].argmax())]
+        caption = f"{filenames[row]}: {tag.partition('_')[2]}"
+        clips.append((caption, log_mel[index], {name: matrix[index] for name, matrix in similarities.items()}))
+    draw_frame_similarities(clips, features.config.clip_seconds, path)

@@ -1,0 +1,135 @@
+"""Step 2: log-mel features of every clip, packed per split."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from iusp.audio import read
+from iusp.config import Features
+from iusp.errors import InputError
+from iusp.features import SPLITS, features_digest
+from iusp.files import atomic, work_folder, write_json
+from iusp.log_mel import frame_count, log_mel
+from iusp.progress import Progress
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Clips of one split that one worker turns into one file.
+
+    Attributes:
+        split: its name.
+        paths: the clips' audio files.
+        output: the packed file to write.
+    """
+
+    split: str
+    paths: list[Path]
+    output: Path
+
+
+def run(
+    config: Features, dataset: Path, output: Path, progress: Progress, workers: int = os.cpu_count() or 1
+) -> dict[str, int]:
+    """Write `<split>.npy` (float16 (N, T, M)), `index.parquet` and `features.json` into `output`.
+
+    Shards of clips are made in parallel processes, each atomically, then merged; a killed run resumes with the shards
+    it has. Memory does not grow with the number of clips, nor do the bytes depend on the number of workers.
+
+    Args:
+        config: the front-end's settings.
+        dataset: folder that the dataset step wrote.
+        output: folder to write.
+        progress: told of every shard.
+        workers: parallel processes.
+
+    Returns:
+        Clips per split.
+
+    Raises:
+        InputError: a clip cannot be read any more, or there is no training clip.
+    """
+    index = pd.read_parquet(dataset / "index.parquet")
+    digest = features_digest(config, list(zip(index["audio_filename"], index["sha256"], strict=True)))
+    clips = {split: int((index["split"] == split).sum()) for split in SPLITS}
+    if not clips["train"]:
+        raise InputError(f"{dataset / 'index.parquet'}: has no training clip; features are normalised by them")
+    with work_folder(output, digest) as folder:
+        shards = list(_shards(index, dataset / "audio", folder / "shards", config.clips_per_shard))
+        missing = [shard for shard in shards if not shard.output.exists()]
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            done = len(shards) - len(missing)
+            for _ in pool.map(_extract, missing, [config] * len(missing)):
+                done += 1
+                progress("features", done, len(shards))
+        for split in SPLITS:
+            _merge([shard.output for shard in shards if shard.split == split], folder / f"{split}.npy", config)
+        mean, std = _statistics([shard.output for shard in shards if shard.split == "train"])
+        index[["audio_filename", "split"]].to_parquet(folder / "index.parquet", index=False)
+        write_json(
+            folder / "features.json",
+            {
+                "config": config.model_dump(mode="json"),
+                "digest": digest,
+                "mean": mean.tolist(),
+                "std": std.tolist(),
+                "clips": clips,
+            },
+        )
+        shutil.rmtree(folder / "shards")
+    return clips
+
+
+def _shards(index: pd.DataFrame, audio: Path, folder: Path, clips_per_shard: int) -> Iterator[Shard]:
+    for split in SPLITS:
+        names = index.loc[index["split"] == split, "audio_filename"].tolist()
+        for start in range(0, len(names), clips_per_shard):
+            paths = [audio / name for name in names[start : start + clips_per_shard]]
+            yield Shard(split, paths, folder / f"{split}-{start:09d}.npy")
+
+
+def _extract(shard: Shard, config: Features) -> None:
+    packed = np.empty((len(shard.paths), frame_count(config), config.mel_bands), np.float16)
+    for row, path in enumerate(shard.paths):
+        samples, sample_rate = read(path)
+        packed[row] = log_mel(torch.from_numpy(samples), sample_rate, config).numpy()
+    with atomic(shard.output) as temporary, temporary.open("wb") as stream:
+        np.save(stream, packed)
+
+
+def _merge(shards: list[Path], output: Path, config: Features) -> None:
+    parts = [np.load(shard, mmap_mode="r") for shard in shards]
+    shape = (sum(map(len, parts)), frame_count(config), config.mel_bands)
+    if not shape[0]:
+        np.save(output, np.empty(shape, np.float16))
+        return
+    packed = open_memmap(output, mode="w+", dtype=np.float16, shape=shape)
+    start = 0
+    for part in parts:
+        packed[start : start + len(part)] = part
+        start += len(part)
+    packed.flush()
+
+
+def _statistics(shards: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation per band over all frames, in one pass in float64."""
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    for shard in shards:
+        frames = np.load(shard).reshape(-1, np.load(shard, mmap_mode="r").shape[-1]).astype(np.float64)
+        count += len(frames)
+        total = total + frames.sum(axis=0)
+        squares = squares + np.square(frames).sum(axis=0)
+    mean = total / count
+    # A band that never changes (digital silence) is left as it is instead of being divided by zero.
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return mean, np.where(std > 1e-3, std, 1.0)

@@ -1,0 +1,146 @@
+"""Step 6: what was computed goes to MLflow, and every student becomes a version of one registered model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from iusp.config import Config
+from iusp.files import digest, read_json, sha256, write_json
+from iusp.registry import register, set_challenger
+from iusp.tracking import Tracker, readable_errors, tracking_uri
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders that the earlier steps wrote.
+
+    Attributes:
+        dataset: of the dataset step.
+        features: of the features step.
+        teacher: of the teacher step.
+        students: one folder for each student.
+        evaluation: of the evaluation step.
+    """
+
+    dataset: Path
+    features: Path
+    teacher: Path
+    students: dict[str, Path]
+    evaluation: Path
+
+
+def run(config: Config, inputs: Inputs, output: Path) -> dict[str, Any]:
+    """Complete the MLflow runs of this execution, register the students, and write `output` (JSON).
+
+    A run that exists already, because its step logged while it trained, is completed; nothing is logged or registered
+    twice. The alias `challenger` goes to the student that is best by micro-averaged AUPRC on validate.
+
+    Args:
+        config: the whole of params.yaml; every step's run says which part of it was its own.
+        inputs: the earlier steps' folders.
+        output: file to write.
+
+    Returns:
+        What the file says: tracking URI, registered model, version by student, challenger, the parent's run id.
+
+    Raises:
+        InputError: MLflow cannot be reached, or refuses.
+    """
+    metrics = read_json(inputs.evaluation / "metrics.json")
+    data = read_json(inputs.dataset / "dataset.json")
+    with readable_errors():
+        tracker = Tracker(config)
+        lineage = {
+            "iusp.data": data["digest"],
+            "iusp.features": read_json(inputs.features / "features.json")["digest"],
+            "iusp.teacher": sha256(inputs.teacher / "weights.safetensors"),
+        }
+        tracker.parent.tags(lineage)
+        with tracker.step("dataset") as run:
+            run.params(config.dataset.model_dump(mode="json", by_alias=True))
+            run.artifacts([inputs.dataset / name for name in ("dataset.json", "quarantine.csv", "unmatched.csv")])
+        with tracker.step("features") as run:
+            run.params(config.features.model_dump(mode="json"))
+            run.artifacts([inputs.features / "features.json"])
+        _network(tracker, "teacher", config.teacher.model_dump(mode="json"), inputs.teacher, metrics["teacher"])
+        versions = {
+            name: _student(tracker, config, name, folder, metrics["students"][name], metrics["split"], lineage)
+            for name, folder in inputs.students.items()
+        }
+        with tracker.step("evaluation") as run:
+            run.params(config.evaluation.model_dump(mode="json"))
+            for network, numbers in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+                run.metrics({f"{network}.{name}": value for name, value in _numbers(numbers).items()})
+            run.artifacts([inputs.evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")])
+        best = max(versions, key=lambda name: max(metrics["students"][name]["validate_micro_auprc"].values()))
+        set_challenger(tracker.client, config.registration.model_name, versions[best])
+        with tracker.step("registration") as run:
+            run.params(config.registration.model_dump(mode="json") | {"challenger": best})
+        tracker.finish()
+    result = {
+        "model_name": config.registration.model_name,
+        "versions": versions,
+        "challenger": best,
+        "run_id": tracker.parent.run_id,
+    }
+    write_json(output, result)
+    return result
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten the numbers of `metrics.json` to dotted names, as DVC shows them."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _network(
+    tracker: Tracker, name: str, params: Mapping[str, Any], folder: Path, numbers: Mapping[str, Any]
+) -> str:
+    with tracker.step(name) as run:
+        run.params(params)
+        for row in pd.read_csv(folder / "record.csv").to_dict("records"):
+            run.row({str(key): float(value) for key, value in row.items()})
+        run.metrics(_numbers(numbers))
+        run.artifacts([folder / "config.json"])
+        return run.run_id
+
+
+def _student(
+    tracker: Tracker,
+    config: Config,
+    name: str,
+    folder: Path,
+    numbers: Mapping[str, Any],
+    split: str,
+    lineage: Mapping[str, str],
+) -> int:
+    params = {"student": name} | config.students[name].model_dump(mode="json") | config.student.model_dump(mode="json")
+    params["weights"] = numbers["weights"]
+    runs = {}
+    for seed, auprc in numbers["seeds"].items():
+        # The chosen seed's run has all numbers, the others' have what was measured of them.
+        known = numbers if int(seed) == numbers["best_seed"] else {"coarse": {"micro_auprc": auprc}}
+        runs[int(seed)] = _network(tracker, f"{name}-seed-{seed}", params | {"seed": seed}, folder / f"seed-{seed}", known)
+    best = numbers["best_seed"]
+    tags = lineage | {
+        "student": name,
+        "method": numbers["method"],
+        "seed": best,
+        "architecture": numbers["architecture"],
+        "parameters": numbers["parameters"],
+        "macs": numbers["macs"],
+        "bytes": numbers["bytes"],
+        "evaluated_on": split,
+        "validate_micro_auprc": numbers["validate_micro_auprc"][str(best)],
+    }
+    for kind in ("micro_auprc", "macro_auprc"):
+        tags |= {key: numbers["coarse"][key] for key in (kind, f"{kind}_low", f"{kind}_high")}
+    return register(tracker.client, config.registration.model_name, runs[best], folder / f"seed-{best}", tags)

@@ -1,0 +1,77 @@
+"""Step 3: train the teacher and store what it knows of every training clip."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iusp import models
+from iusp.augmentation import draw_view
+from iusp.config import Augmentation, Teacher
+from iusp.files import code_digest, digest, sha256, work_folder
+from iusp.knowledge import write_knowledge
+from iusp.progress import Progress
+from iusp.training import (
+    Batch,
+    Row,
+    batches,
+    epoch_order,
+    label_loss,
+    new_network,
+    read_training_data,
+    train,
+)
+
+
+def run(
+    config: Teacher,
+    augmentation: Augmentation,
+    dataset: Path,
+    features: Path,
+    output: Path,
+    progress: Progress,
+    on_epoch: Callable[[Row], None],
+) -> dict[str, Any]:
+    """Write `weights.safetensors`, `config.json`, `record.csv` and `knowledge/` into `output`.
+
+    A killed run goes on from its last epoch, or its last view of knowledge, and ends with the same bytes.
+
+    Args:
+        config: the teacher's settings.
+        augmentation: of the training views.
+        dataset: folder that the dataset step wrote.
+        features: folder that the features step wrote.
+        output: folder to write.
+        progress: told of every batch of knowledge.
+        on_epoch: told of each row of the training record.
+
+    Returns:
+        The teacher's `config.json`.
+
+    Raises:
+        InputError: labels and features do not fit, or training diverges.
+    """
+    data = read_training_data(dataset, features, config.tags)
+    network, description = new_network(config.architecture, config.parameters, data, config.training, config.seed)
+    description["predicts"] = config.tags
+    device = network.mean.device
+
+    def epoch_batches(epoch: int) -> Iterator[Batch]:
+        view = draw_view(augmentation, config.seed, "training", epoch, data.shape)
+        order = epoch_order(len(data.clips), config.seed, epoch)
+        return batches(data, view, order, config.training.batch_size, device, {})
+
+    def losses(logits: Tensor, frames: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"labels": label_loss(logits, batch.targets, batch.mask)}
+
+    inputs = [config.model_dump(), augmentation.model_dump(), data.features.digest, sha256(dataset / "labels.parquet")]
+    with work_folder(output, digest([*inputs, code_digest()])) as folder:
+        if (folder / "config.json").exists():
+            network, description = models.load(folder)
+            network.to(device, memory_format=torch.channels_last)
+        else:
+            description = train(network, description, data, epoch_batches, losses, config.training, folder, on_epoch)
+        write_knowledge(folder, network.eval(), data, augmentation, config.seed, config.views, progress)
+    return description

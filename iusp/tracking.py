@@ -1,0 +1,155 @@
+"""MLflow runs: one for each step, under one parent for each execution of the pipeline.
+
+An execution is named by what it computes (its params and code), or by IUSP_EXECUTION where an orchestrator sets it: a
+killed pipeline that is started again goes on in the same runs, and nothing is counted twice.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+
+from iusp import __version__
+from iusp.config import Config
+from iusp.errors import InputError
+from iusp.files import code_digest, digest
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
+BATCH_LIMIT = 1000  # metrics of one request
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or a database in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def execution_name(config: Config) -> str:
+    """Return the name under which the runs of this params.yaml and this code are kept."""
+    return os.environ.get("IUSP_EXECUTION") or digest([config.model_dump(mode="json"), code_digest()])[:12]
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn MLflow's exceptions into one line that names the server.
+
+    Raises:
+        InputError: instead of MlflowException.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        # A URI may hold a password.
+        where = tracking_uri().rpartition("@")[2]
+        reason = " ".join(error.message.split())[:300]
+        raise InputError(f"MLflow at {where}: {reason}; check MLFLOW_TRACKING_URI") from None
+
+
+def _git_commit() -> str | None:
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+class StepRun:
+    """The MLflow run of one step of one execution; logging the same thing twice leaves it there once."""
+
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self._client = client
+        self._logged_epoch = run.data.metrics.get("epoch", 0)
+        self._params = run.data.params
+        self.run_id: str = run.info.run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log nested settings under dotted names."""
+        new = [Param(name, value) for name, value in _flat(values).items() if name not in self._params]
+        self._client.log_batch(self.run_id, params=new)
+        self._params = self._params | {param.key: param.value for param in new}
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Log one epoch of a training record, unless it is there already."""
+        if row["epoch"] > self._logged_epoch:
+            self.metrics(row, int(row["epoch"]))
+            self._logged_epoch = row["epoch"]
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log numbers."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        for start in range(0, len(metrics), BATCH_LIMIT):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH_LIMIT])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags."""
+        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+
+    def artifacts(self, paths: Sequence[Path]) -> None:
+        """Upload files and folders."""
+        for path in paths:
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), path.name)
+            else:
+                self._client.log_artifact(self.run_id, str(path))
+
+
+class Tracker:
+    """The runs of one execution of the pipeline."""
+
+    def __init__(self, config: Config) -> None:
+        self.execution = execution_name(config)
+        self.client = MlflowClient(tracking_uri())
+        name = config.registration.experiment
+        experiment = self.client.get_experiment_by_name(name)
+        self.experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(name)
+        self.parent = self._find_or_create("pipeline", f"pipeline {self.execution}", None)
+        self.parent.params(config.model_dump(mode="json", by_alias=True))
+        versions = {"iusp.code": code_digest(), "iusp.version": __version__, MLFLOW_GIT_COMMIT: _git_commit()}
+        self.parent.tags({name: value for name, value in versions.items() if value})
+
+    def _find_or_create(self, step: str, name: str, parent: str | None) -> StepRun:
+        found = self.client.search_runs(
+            [self.experiment_id],
+            f"tags.`{EXECUTION_TAG}` = '{self.execution}' and tags.`{STEP_TAG}` = '{step}'",
+            max_results=1,
+        )
+        tags = {EXECUTION_TAG: self.execution, STEP_TAG: step}
+        if parent:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        return StepRun(self.client, run)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[StepRun]:
+        """Open the run of a step, begun or not, and end it as finished, failed or killed."""
+        run = self._find_or_create(name, name, self.parent.run_id)
+        self.client.update_run(run.run_id, status="RUNNING")
+        try:
+            yield run
+        except KeyboardInterrupt:
+            self.client.set_terminated(run.run_id, "KILLED")
+            raise
+        except BaseException:
+            self.client.set_terminated(run.run_id, "FAILED")
+            raise
+        self.client.set_terminated(run.run_id, "FINISHED")
+
+    def finish(self) -> None:
+        """End the execution's parent run."""
+        self.client.set_terminated(self.parent.run_id, "FINISHED")
