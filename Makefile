@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-shared lint format mlflow lock clean
+.PHONY: help run test test-slow test-shared lint format mlflow results readme lock clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ format: .venv/installed-dev ## Put the code into its format
 
 mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+results: .venv/installed ## Train on the recordings in DATA=<folder> and write docs/results.md
+	$(BIN)/python benchmarks/results.py recordings $(DATA)
+
+readme: run ## Write the figures of README.md
+	$(BIN)/python benchmarks/results.py readme
 
 lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
 	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \

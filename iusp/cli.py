@@ -255,7 +255,9 @@ def results() -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table, markup=False)
     click.echo("ms/clip: the network alone, one thread. seeds: micro AUPRC, mean ± standard deviation over all seeds.")
-    click.echo(f"Report: {EVALUATION / 'report.html'}   MLflow: make mlflow   Compare: dvc metrics diff, dvc plots diff")
+    click.echo(
+        f"Report: {EVALUATION / 'report.html'}   MLflow: make mlflow   Compare: dvc metrics diff, dvc plots diff"
+    )
 
 
 @main.command()
@@ -271,9 +273,7 @@ def results() -> None:
     show_default=True,
     help="Coarse truth derived from the fine tags, or the CSV's own columns (faulty in 2019's file).",
 )
-def score(
-    predictions: Path, annotations: Path, taxonomy: Path, split: str, level: Any, coarse: Any
-) -> None:
+def score(predictions: Path, annotations: Path, taxonomy: Path, split: str, level: Any, coarse: Any) -> None:
     """Score any system's PREDICTIONS as DCASE 2019 Task 5 does.
 
     PREDICTIONS is a CSV with the column audio_filename and one column of scores in [0, 1] per tag; a missing column

@@ -11,6 +11,7 @@ from iusp.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 METHODS = ("kd", "sp", "iusp")
+TagSet = Literal["coarse", "fine", "both"]
 Architecture = Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
 
 
@@ -99,7 +100,7 @@ class Features(Section):
     def _band_limits(self) -> "Features":
         if not self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ValueError(
-                f"low_hz {self.low_hz:g} < high_hz {self.high_hz:g} <= sample_rate / 2 = {self.sample_rate / 2:g} must hold"
+                f"low_hz {self.low_hz:g} < high_hz {self.high_hz:g} <= half of sample_rate {self.sample_rate} must hold"
             )
         return self
 
@@ -121,6 +122,15 @@ class Augmentation(Section):
     """SpecAugment frequency masks per clip."""
     band_mask_bands: Annotated[int, Field(ge=0)]
     """Widest frequency mask."""
+
+
+class Augmentations(Section):
+    """A large network needs more change than a small one can bear."""
+
+    teacher: Augmentation
+    """Of what the teacher is trained on, drawn anew in each epoch."""
+    views: Augmentation
+    """Of what students are trained on, and what the teacher's knowledge is about."""
 
 
 class Training(Section):
@@ -151,7 +161,7 @@ class Teacher(Section):
     """Family of the network."""
     parameters: Annotated[int, Field(ge=200)]
     """Budget: the widest network of the family with at most this many parameters is built."""
-    tags: Literal["coarse", "fine", "both"]
+    tags: TagSet
     """What teacher and students predict: 8 coarse tags, 23 fine tags, or all 31."""
     seed: Seed
     """Seed of initialisation, order and augmentation."""
@@ -246,7 +256,7 @@ class Config(Section):
 
     dataset: Dataset
     features: Features
-    augmentation: Augmentation
+    augmentation: Augmentations
     teacher: Teacher
     student: StudentTraining
     students: Annotated[dict[str, Student], Field(min_length=1)]

@@ -19,7 +19,7 @@ def multiply_accumulates(architecture: str, width: int, tags: int, features: Fea
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(architecture, width, tags, features.mel_bands).eval()
         network(torch.empty(1, frame_count(features), features.mel_bands))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def milliseconds_per_clip(networks: Mapping[str, Tagger], features: Features, runs: int) -> dict[str, dict[str, float]]:

@@ -9,7 +9,6 @@ A clip depends on (seed, split, number) alone, so any clip can be made on its ow
 
 import csv
 import importlib.resources
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import soundfile
 
 from iusp.files import atomic
+from iusp.parallel import worker_pool
 from iusp.progress import Progress
 from iusp.taxonomy import Taxonomy, read_taxonomy
 
@@ -116,8 +116,8 @@ def write(folder: Path, seed: int, clips: dict[str, int], workers: int, progress
     with (
         atomic(folder / "annotations.csv") as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
-        # A spawned process inherits no threads or locks. Nothing here calls BLAS, so each keeps to one core.
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        # Nothing here calls BLAS, so each process keeps to one core.
+        worker_pool(workers) as pool,
     ):
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(_columns(_taxonomy()))

@@ -11,13 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iusp.config import Features
+from iusp.config import Features, TagSet
 from iusp.errors import InputError
 from iusp.files import digest, read_json
 from iusp.labels import training_targets
 from iusp.taxonomy import Taxonomy
 
-SPLITS = ("train", "validate", "test")
+
+def open_packed(path: Path, rows: int) -> NDArray[np.float16]:
+    """Map a packed float16 file (rows, …) into memory, read-only.
+
+    Raises:
+        InputError: it is missing, damaged or has another number of rows.
+    """
+    try:
+        packed: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; run the step that writes it again") from None
+    if packed.dtype != np.float16 or len(packed) != rows:
+        raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not {rows} clips; run its step again")
+    return packed
 
 
 @dataclass(frozen=True)
@@ -42,14 +55,7 @@ class FeatureSet:
 
     def log_mel(self, split: str) -> NDArray[np.float16]:
         """Map a split's features (N, T, M) into memory, read-only."""
-        path = self.folder / f"{split}.npy"
-        try:
-            packed = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: {error}; run the features step again") from None
-        if packed.ndim != 3 or packed.dtype != np.float16 or len(packed) != self.clips[split]:
-            raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not its index's clips; run features again")
-        return packed
+        return open_packed(self.folder / f"{split}.npy", self.clips[split])
 
     def filenames(self, split: str) -> list[str]:
         """Return the clips' names in the order of the packed file."""
@@ -101,7 +107,7 @@ class LabelledClips:
         return len(self.filenames)
 
 
-def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: str, taxonomy: Taxonomy) -> LabelledClips:
+def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: TagSet, taxonomy: Taxonomy) -> LabelledClips:
     """Join a split's features with its labels.
 
     Args:

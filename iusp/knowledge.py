@@ -25,6 +25,7 @@ from iusp.config import Augmentation
 from iusp.distillation.similarity import gram
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
+from iusp.features import open_packed
 from iusp.files import digest, read_json, sha256, write_json
 from iusp.models.layers import Tagger
 from iusp.progress import Progress
@@ -59,7 +60,7 @@ def write_knowledge(
         views: how many.
         progress: told of every batch.
     """
-    clips, fill, device = data.clips, data.features.mean, teacher.mean.device
+    clips, fill, device = data.clips, data.features.mean, teacher.device
     batches = -(-len(clips) // BATCH)
     digests = []
     for number in range(views):
@@ -153,14 +154,7 @@ class Knowledge:
         Raises:
             InputError: the file is missing, damaged or not of these clips.
         """
-        path = self.folder / f"view-{number:03d}" / f"{name}.npy"
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: {error}; run the teacher step again") from None
-        if array.dtype != np.float16 or len(array) != len(self.data.clips):
-            raise InputError(f"{path}: holds {array.dtype} {array.shape}, not of these clips; run the teacher step again")
-        return array
+        return open_packed(self.folder / f"view-{number:03d}" / f"{name}.npy", len(self.data.clips))
 
 
 def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:

@@ -45,7 +45,7 @@ def log_mel(samples: Tensor, sample_rate: int, config: Features) -> Tensor:
         config: the front-end's settings.
 
     Returns:
-        float32 (T, M): natural logarithm of the mel power (HTK scale, Hann window) plus `log_offset`, where the clip was
+        float32 (T, M): natural logarithm of the mel power (HTK scale, Hann window) plus `log_offset`, of the clip
         resampled, then zero-padded or cut to `clip_seconds`.
     """
     length = clip_length(config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from iusp.taxonomy import Taxonomy
 from iusp.training import Row
 
 TEACHER_COLOUR = "black"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,8 +45,10 @@ def draw_precision_recall(curves: Mapping[str, Mapping[str, Curve]], taxonomy: T
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 9))
-        axes: NDArray[np.object_] = figure.subplots(3, 3, sharex=True, sharey=True)
-        for panel, (category, tag) in zip(axes.flat, {"micro": "micro average", **taxonomy.coarse}.items(), strict=False):
+        axes: NDArray[Any] = figure.subplots(3, 3, sharex=True, sharey=True)
+        for panel, (category, tag) in zip(
+            axes.flat, {"micro": "micro average", **taxonomy.coarse}.items(), strict=False
+        ):
             for index, (network, by_category) in enumerate(curves.items()):
                 curve = by_category[category]
                 colour = _colour(index - 1) if index else TEACHER_COLOUR
@@ -79,9 +82,7 @@ def draw_training(records: Mapping[str, Sequence[Row]], path: Path) -> None:
         _save(figure, path)
 
 
-def draw_comparison(
-    rows: Sequence[tuple[str, float, float, float, Sequence[float]]], label: str, path: Path
-) -> None:
+def draw_comparison(rows: Sequence[tuple[str, float, float, float, Sequence[float]]], label: str, path: Path) -> None:
     """Draw micro-averaged AUPRC with its interval, one line per network, and every seed beside it.
 
     Args:
@@ -115,7 +116,7 @@ def draw_frame_similarities(
     networks = list(clips[0][2])
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.7 * (len(networks) + 2), 1.75 * len(clips) + 0.4))
-        axes: NDArray[np.object_] = figure.subplots(
+        axes: NDArray[Any] = figure.subplots(
             len(clips), len(networks) + 1, squeeze=False, width_ratios=[2] + [1] * len(networks)
         )
         for row, (caption, log_mel, similarities) in zip(axes, clips, strict=True):

@@ -1,7 +1,6 @@
 """The MLflow model registry: every student is a version of one registered model."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from iusp import models
+from iusp.config import Features
 from iusp.files import digest, sha256
 from iusp.log_mel import frame_count
-from iusp.config import Features
 from iusp.models.layers import Tagger
 from iusp.tracking import tracking_uri
 

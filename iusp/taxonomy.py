@@ -61,7 +61,9 @@ def read_taxonomy(path: Path) -> Taxonomy:
             f"{path}: not a taxonomy ({reason}); it needs the keys coarse and fine, as in dcase-ust-taxonomy.yaml"
         ) from None
     if not coarse or set(fine) != set(coarse):
-        raise InputError(f"{path}: coarse has the categories {sorted(coarse)}, fine has {sorted(fine)}; make them equal")
+        raise InputError(
+            f"{path}: coarse has the categories {sorted(coarse)}, fine has {sorted(fine)}; make them equal"
+        )
     return Taxonomy(
         coarse=coarse,
         fine={key: tuple(f"{key}-{kind}_{fine[key][kind]}" for kind in fine[key] if kind != "X") for key in coarse},

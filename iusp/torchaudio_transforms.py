@@ -9,7 +9,6 @@ import sys
 from types import ModuleType
 
 
-
 def _extension_stand_in() -> ModuleType:
     module = ModuleType("torchaudio._extension")
     # What torchaudio asks of it while it is imported: two flags, and a decorator for functions that need the extension.

@@ -4,6 +4,7 @@ An execution is named by what it computes (its params and code), or by IUSP_EXEC
 killed pipeline that is started again goes on in the same runs, and nothing is counted twice.
 """
 
+import logging
 import os
 import subprocess
 import time
@@ -21,6 +22,10 @@ from iusp import __version__
 from iusp.config import Config
 from iusp.errors import InputError
 from iusp.files import code_digest, digest
+
+# Progress bars of small files, and words about MLflow's own tables, are noise in a step's log.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"

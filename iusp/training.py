@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from iusp import models
 from iusp.augmentation import View, augment
-from iusp.config import Training
+from iusp.config import TagSet, Training
 from iusp.errors import InputError
 from iusp.features import FeatureSet, LabelledClips, labelled_clips, read_features
 from iusp.files import atomic
@@ -75,7 +75,7 @@ class TrainingData:
         ).micro_auprc
 
 
-def read_training_data(dataset: Path, features: Path, tags: str) -> TrainingData:
+def read_training_data(dataset: Path, features: Path, tags: TagSet) -> TrainingData:
     """Read what the dataset and the features step wrote.
 
     Args:
@@ -172,16 +172,17 @@ def new_network(
         "parameters": models.parameter_count(network),
         "seed": seed,
     }
-    return network.to(choose_device(config.device), memory_format=torch.channels_last), description
+    return network.to(choose_device(config.device)), description
 
 
 @torch.inference_mode()
 def predict(network: Tagger, log_mel: NDArray[np.float16], batch_size: int = 64) -> NDArray[np.float64]:
     """Return probabilities (N, K) of clips (N, T, M), in float32 arithmetic, batch by batch."""
     network.eval()
-    device = network.mean.device
     scores = [
-        network(torch.from_numpy(log_mel[start : start + batch_size].astype(np.float32)).to(device))[0].sigmoid().cpu()
+        network(torch.from_numpy(log_mel[start : start + batch_size].astype(np.float32)).to(network.device))[0]
+        .sigmoid()
+        .cpu()
         for start in range(0, len(log_mel), batch_size)
     ]
     return torch.cat(scores).numpy().astype(np.float64)
@@ -228,11 +229,11 @@ def train(
     Raises:
         InputError: the loss is not finite any more.
     """
-    device = network.mean.device
+    device = network.device
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Filling memory that is overwritten anyway costs time and changes nothing.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
@@ -253,7 +254,7 @@ def train(
     for epoch in range(len(state.record), config.epochs):
         if epoch - state.best_epoch > config.patience:
             break
-        row = {"epoch": epoch + 1, "learning_rate": schedule.get_last_lr()[0]}
+        row = {"epoch": epoch + 1, "learning_rate": float(schedule.get_last_lr()[0])}
         row |= _epoch(network, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
         if not all(map(math.isfinite, row.values())):
             raise InputError(f"{folder.name}: the loss of epoch {epoch + 1} is not finite; lower the learning_rate")
@@ -299,7 +300,7 @@ def _epoch(
             logits, frames = network(batch.log_mel)
         terms = losses(logits, frames, batch)
         optimiser.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         steps += 1

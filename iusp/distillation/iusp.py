@@ -3,8 +3,8 @@ r"""IUSP: similarities between the frames of one clip (Chang, Kao, Sun & Wang, I
 .. math:: \tilde G_n = Q_n Q_n^\top, \quad G_{n,i,:} = \tilde G_{n,i,:} / \lVert \tilde G_{n,i,:} \rVert_2, \quad
     L = \frac{1}{B T'^2} \sum_n \lVert G_{n,t} - G_{n,s} \rVert_F^2
 
-with one row of Q_n per frame of clip n. Rebuilt from the paper's abstract and SP's equations. Sounds repeat: which frames
-of a clip are alike is worth teaching, whatever the features that say so.
+with one row of Q_n per frame of clip n. Rebuilt from the paper's abstract and SP's equations. Sounds repeat: which
+frames of a clip are alike is worth teaching, whatever the features that say so.
 """
 
 from torch import Tensor

@@ -1,6 +1,7 @@
 """What the networks share: input standardisation, the tagging head, and the layout of frames."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,20 @@ class Tagger(nn.Module, ABC):
     frames (B, T', D) that it pools them from, time first.
     """
 
+    WIDTHS: ClassVar[range]
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, tags: int, bands: int, embedding: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("std", torch.ones(bands))
         self.head = nn.Linear(embedding, tags)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
 
     @abstractmethod
     def maps(self, spectrogram: Tensor) -> Tensor:

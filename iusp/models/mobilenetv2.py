@@ -35,7 +35,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Turn maps (B, inputs, T, F) into (B, outputs, T / stride, F / stride)."""
-        return maps + self.body(maps) if self.residual else self.body(maps)
+        changed: Tensor = self.body(maps)
+        return maps + changed if self.residual else changed
 
 
 class MobileNetV2(Tagger):
@@ -53,13 +54,12 @@ class MobileNetV2(Tagger):
         layers: list[nn.Module] = [*convolution(1, inputs, (2, 2)), nn.ReLU6()]
         for expansion, channels, blocks, stride in STAGES:
             for block in range(blocks):
-                layers.append(
-                    InvertedResidual(inputs, scaled(channels), stride if block == 0 else (1, 1), expansion)
-                )
+                layers.append(InvertedResidual(inputs, scaled(channels), stride if block == 0 else (1, 1), expansion))
                 inputs = scaled(channels)
         layers += [*convolution(inputs, scaled(LAST_CHANNELS), kernel=1), nn.ReLU6()]
         self.layers = nn.Sequential(*layers)
 
     def maps(self, spectrogram: Tensor) -> Tensor:
         """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        return self.layers(spectrogram)
+        maps: Tensor = self.layers(spectrogram)
+        return maps

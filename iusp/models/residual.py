@@ -16,7 +16,8 @@ class Block(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Turn maps (B, inputs, T, F) into (B, outputs, T / stride, F / stride)."""
-        return self.activation(self.body(maps) + self.shortcut(maps))
+        changed: Tensor = self.activation(self.body(maps) + self.shortcut(maps))
+        return changed
 
 
 class Residual(Tagger):
@@ -28,10 +29,9 @@ class Residual(Tagger):
         super().__init__(tags, bands, embedding=8 * width)
         channels = (1, width, 2 * width, 4 * width, 8 * width)
         strides = ((2, 2), (2, 2), (2, 2), (1, 2))
-        self.layers = nn.Sequential(
-            *(Block(*shape) for shape in zip(channels, channels[1:], strides, strict=False))
-        )
+        self.layers = nn.Sequential(*(Block(*shape) for shape in zip(channels, channels[1:], strides, strict=False)))
 
     def maps(self, spectrogram: Tensor) -> Tensor:
         """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        return self.layers(spectrogram)
+        maps: Tensor = self.layers(spectrogram)
+        return maps

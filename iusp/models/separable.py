@@ -21,4 +21,5 @@ class Separable(Tagger):
 
     def maps(self, spectrogram: Tensor) -> Tensor:
         """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        return self.layers(spectrogram)
+        maps: Tensor = self.layers(spectrogram)
+        return maps

@@ -3,13 +3,11 @@
 import hashlib
 import os
 import shutil
-import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from iusp import __version__, audio, embedded, files
 from iusp.config import Dataset
 from iusp.errors import InputError
 from iusp.labels import SPLITS, derive_labels, read_annotations
+from iusp.parallel import worker_pool
 from iusp.progress import Progress
 from iusp.taxonomy import read_taxonomy
 
@@ -232,23 +231,11 @@ def _ingest(
     take = partial(_take, config, folder, target)
     rows = []
     # A spawned process inherits no threads or locks.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_watch_parent) as pool:
+    with worker_pool(workers) as pool:
         for row in pool.map(take, clips, chunksize=CLIPS_PER_CALL):
             rows.append(row)
             progress("dataset", len(rows), len(clips))
     return pd.DataFrame(rows, columns=["reason", "sha256", "seconds", "sample_rate", "channels"])
-
-
-def _watch_parent() -> None:
-    """End this process with its parent: workers of a killed one would wait for work for ever."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> dict[str, Any]:
@@ -262,7 +249,8 @@ def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> dict[str, 
     # Whatever has its final name is complete: it was linked, or renamed after it was copied.
     copy = target / clip.name
     if not copy.exists() and config.source == "embedded":
-        os.link(source, copy)
+        with suppress(OSError):  # a file system without links: copied below
+            os.link(source, copy)
     checksum = files.sha256(copy) if copy.exists() else _copy(source, copy)
     return {"reason": "", "sha256": checksum} | asdict(probe)
 

@@ -97,7 +97,9 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         write_json(work / "metrics.json", metrics)
         write_json(work / "latency.json", latency)
         _draw(work, judge, {name: scores[network] for name, network in chosen.items()}, metrics)
-        draw_training({name: _record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png")
+        draw_training(
+            {name: _record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png"
+        )
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
         write_report(work / "report.html", metrics, latency, taxonomy, work / "plots")
@@ -113,7 +115,6 @@ def _predict_all(
         networks[name], description = models.load(folder)
         if description["features_digest"] != features.digest:
             raise InputError(f"{folder}: was trained on other features than {features.folder}; run its step again")
-        networks[name].to(memory_format=torch.channels_last)
         scores[name] = predict(networks[name], log_mel)
         write_predictions(output / f"{name}.csv", filenames, scores[name], description["tags"])
         progress("predictions", done + 1, len(folders))
@@ -197,8 +198,9 @@ def _draw_similarities(
 ) -> None:
     split = "test" if features.clips["test"] else "validate"
     truth = judge.truth["coarse"]
-    # Clips with exactly one sound show best what repeats.
-    rows = np.flatnonzero(truth.sum(axis=1) == 1)[:count]
+    # Clips with exactly one sound show best what repeats: the first of each category.
+    alone = truth & (truth.sum(axis=1, keepdims=True) == 1)
+    rows = np.sort(alone.argmax(axis=0)[alone.any(axis=0)])[:count]
     if not len(rows):
         return
     filenames, log_mel = features.filenames(split), features.log_mel(split)[rows].astype(np.float32)

@@ -3,9 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,11 @@ from numpy.typing import NDArray
 from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
-from iusp.features import SPLITS, features_digest
+from iusp.features import features_digest
 from iusp.files import atomic, work_folder, write_json
+from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
+from iusp.parallel import worker_pool
 from iusp.progress import Progress
 
 
@@ -67,14 +67,14 @@ def run(
     with work_folder(output, digest) as folder:
         shards = list(_shards(index, dataset / "audio", folder / "shards", config.clips_per_shard))
         missing = [shard for shard in shards if not shard.output.exists()]
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with worker_pool(workers, torch.set_num_threads, (1,)) as pool:
             done = len(shards) - len(missing)
             for _ in pool.map(_extract, missing, [config] * len(missing)):
                 done += 1
                 progress("features", done, len(shards))
         for split in SPLITS:
             _merge([shard.output for shard in shards if shard.split == split], folder / f"{split}.npy", config)
-        mean, std = _statistics([shard.output for shard in shards if shard.split == "train"])
+        mean, std = _statistics([shard.output for shard in shards if shard.split == "train"], config.mel_bands)
         index[["audio_filename", "split"]].to_parquet(folder / "index.parquet", index=False)
         write_json(
             folder / "features.json",
@@ -121,14 +121,14 @@ def _merge(shards: list[Path], output: Path, config: Features) -> None:
     packed.flush()
 
 
-def _statistics(shards: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _statistics(shards: list[Path], bands: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation per band over all frames, in one pass in float64."""
-    count, total, squares = 0, np.float64(0), np.float64(0)
+    count, total, squares = 0, np.zeros(bands), np.zeros(bands)
     for shard in shards:
-        frames = np.load(shard).reshape(-1, np.load(shard, mmap_mode="r").shape[-1]).astype(np.float64)
+        frames = np.load(shard).astype(np.float64).reshape(-1, bands)
         count += len(frames)
-        total = total + frames.sum(axis=0)
-        squares = squares + np.square(frames).sum(axis=0)
+        total += frames.sum(axis=0)
+        squares += np.square(frames).sum(axis=0)
     mean = total / count
     # A band that never changes (digital silence) is left as it is instead of being divided by zero.
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))

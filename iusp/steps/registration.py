@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from iusp.config import Config
-from iusp.files import digest, read_json, sha256, write_json
+from iusp.files import read_json, sha256, write_json
 from iusp.registry import register, set_challenger
-from iusp.tracking import Tracker, readable_errors, tracking_uri
+from iusp.tracking import Tracker, readable_errors
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def run(config: Config, inputs: Inputs, output: Path) -> dict[str, Any]:
             run.params(config.evaluation.model_dump(mode="json"))
             for network, numbers in {"teacher": metrics["teacher"], **metrics["students"]}.items():
                 run.metrics({f"{network}.{name}": value for name, value in _numbers(numbers).items()})
-            run.artifacts([inputs.evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")])
+            run.artifacts(
+                [inputs.evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")]
+            )
         best = max(versions, key=lambda name: max(metrics["students"][name]["validate_micro_auprc"].values()))
         set_challenger(tracker.client, config.registration.model_name, versions[best])
         with tracker.step("registration") as run:
@@ -101,9 +103,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def _network(
-    tracker: Tracker, name: str, params: Mapping[str, Any], folder: Path, numbers: Mapping[str, Any]
-) -> str:
+def _network(tracker: Tracker, name: str, params: Mapping[str, Any], folder: Path, numbers: Mapping[str, Any]) -> str:
     with tracker.step(name) as run:
         run.params(params)
         for row in pd.read_csv(folder / "record.csv").to_dict("records"):
@@ -128,9 +128,12 @@ def _student(
     for seed, auprc in numbers["seeds"].items():
         # The chosen seed's run has all numbers, the others' have what was measured of them.
         known = numbers if int(seed) == numbers["best_seed"] else {"coarse": {"micro_auprc": auprc}}
-        runs[int(seed)] = _network(tracker, f"{name}-seed-{seed}", params | {"seed": seed}, folder / f"seed-{seed}", known)
+        runs[int(seed)] = _network(
+            tracker, f"{name}-seed-{seed}", params | {"seed": seed}, folder / f"seed-{seed}", known
+        )
     best = numbers["best_seed"]
-    tags = lineage | {
+    tags: dict[str, Any] = {
+        **lineage,
         "student": name,
         "method": numbers["method"],
         "seed": best,

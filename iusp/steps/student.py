@@ -3,25 +3,23 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from iusp import models
 from iusp.config import Student, StudentTraining
 from iusp.distillation.losses import NEEDS, distillation_losses
 from iusp.files import code_digest, digest, read_json, sha256, work_folder, write_json
-from iusp.knowledge import Knowledge, read_knowledge
+from iusp.knowledge import read_knowledge
+from iusp.parallel import worker_pool
 from iusp.training import (
     Batch,
     Row,
-    TrainingData,
     batches,
     epoch_order,
     label_loss,
@@ -95,10 +93,9 @@ def run(
             Job(student, weights, common, seed, dataset, features, teacher, folder / f"seed-{seed}")
             for seed in student.seeds
         ]
-        context = get_context("spawn")
-        rows: SimpleQueue[tuple[int, Row]] = context.SimpleQueue()
+        rows: SimpleQueue[tuple[int, Row]] = get_context("spawn").SimpleQueue()
         workers = min(len(jobs), max(1, cores // common.training.threads))
-        with ProcessPoolExecutor(workers, context, initializer=_connect, initargs=(rows,)) as pool:
+        with worker_pool(workers, _connect, (rows,)) as pool:
             futures = [pool.submit(_train, job) for job in jobs]
             while not (all(future.done() for future in futures) and rows.empty()):
                 if rows.empty():
@@ -142,7 +139,7 @@ def _train(job: Job) -> dict[str, Any]:
         known = {NEEDS[method]: knowledge.read(NEEDS[method], number) for method in job.weights}
         order = epoch_order(len(data.clips), job.seed, epoch)
         size = job.common.training.batch_size
-        return batches(data, knowledge.view(number), order, size, network.mean.device, known)
+        return batches(data, knowledge.view(number), order, size, network.device, known)
 
     def losses(logits: Tensor, frames: Tensor, batch: Batch) -> dict[str, Tensor]:
         labels = {"labels": label_loss(logits, batch.targets, batch.mask)}

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from iusp import models
 from iusp.augmentation import draw_view
-from iusp.config import Augmentation, Teacher
+from iusp.config import Augmentations, Teacher
 from iusp.files import code_digest, digest, sha256, work_folder
 from iusp.knowledge import write_knowledge
 from iusp.progress import Progress
@@ -27,7 +26,7 @@ from iusp.training import (
 
 def run(
     config: Teacher,
-    augmentation: Augmentation,
+    augmentation: Augmentations,
     dataset: Path,
     features: Path,
     output: Path,
@@ -40,7 +39,7 @@ def run(
 
     Args:
         config: the teacher's settings.
-        augmentation: of the training views.
+        augmentation: of what the teacher is trained on, and of the views that its knowledge is about.
         dataset: folder that the dataset step wrote.
         features: folder that the features step wrote.
         output: folder to write.
@@ -56,10 +55,10 @@ def run(
     data = read_training_data(dataset, features, config.tags)
     network, description = new_network(config.architecture, config.parameters, data, config.training, config.seed)
     description["predicts"] = config.tags
-    device = network.mean.device
+    device = network.device
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        view = draw_view(augmentation, config.seed, "training", epoch, data.shape)
+        view = draw_view(augmentation.teacher, config.seed, "training", epoch, data.shape)
         order = epoch_order(len(data.clips), config.seed, epoch)
         return batches(data, view, order, config.training.batch_size, device, {})
 
@@ -70,8 +69,8 @@ def run(
     with work_folder(output, digest([*inputs, code_digest()])) as folder:
         if (folder / "config.json").exists():
             network, description = models.load(folder)
-            network.to(device, memory_format=torch.channels_last)
+            network.to(device)
         else:
             description = train(network, description, data, epoch_batches, losses, config.training, folder, on_epoch)
-        write_knowledge(folder, network.eval(), data, augmentation, config.seed, config.views, progress)
+        write_knowledge(folder, network.eval(), data, augmentation.views, config.seed, config.views, progress)
     return description

@@ -1,0 +1,35 @@
+"""Processes that share the work of a step."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from typing import Any
+
+
+def worker_pool(
+    workers: int, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes (no threads or locks are inherited) that end with this one, even if killed.
+
+    Args:
+        workers: at most.
+        initializer: called in each process first.
+        arguments: its arguments.
+    """
+    return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (initializer, arguments))
+
+
+def _begin(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+    # Workers of a killed process would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer:
+        initializer(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,90 @@
+"""What several test files share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+# The pipeline at its smallest: everything real, nothing good.
+SMALL: dict[str, Any] = {
+    "dataset": {"clips": {"train": 40, "validate": 20, "test": 20}},
+    "features": {"hop_length": 1600, "mel_bands": 32, "clips_per_shard": 16},
+    "augmentation": {
+        name: {"mixup": 0.5, "time_masks": 1, "time_mask_frames": 5, "band_masks": 1, "band_mask_bands": 4}
+        for name in ("teacher", "views")
+    },
+    "teacher": {"tags": "both", "architecture": "plain", "parameters": 6500, "views": 2, "training": {"epochs": 3, "batch_size": 16}},
+    "student": {"training": {"epochs": 3, "batch_size": 16}},
+    "students": None,
+    "evaluation": {"resamples": 50, "latency_runs": 2, "pictured_clips": 2},
+}
+STUDENTS = {
+    "small": {"architecture": "plain", "parameters": 2500, "method": "iusp", "seeds": [0, 1]},
+    "other": {"architecture": "cnn_lstm", "parameters": 2500, "method": "sp+kd", "seeds": [0]},
+}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return base | {
+        key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in changes.items()
+    }
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user who has activated the virtual environment and set nothing else."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "IUSP_", "DVC_"))}
+    author = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))
+    }
+    return clean | author | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+class Project:
+    """A copy of the project with small settings, in which commands are run as a user runs them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "iusp", folder / "iusp", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / ".dvc").mkdir()
+        for name in ("config", ".gitignore"):
+            shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
+        (folder / "recordings").mkdir()
+        shutil.copy(ROOT / "recordings/README.md", folder / "recordings")
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        self.write_params(merged(params, SMALL) | {"students": STUDENTS})
+
+    def params(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "params.yaml").read_text())
+
+    def write_params(self, params: dict[str, Any]) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+        # The copy's own iusp is imported, so that a test may edit a module.
+        env = environment() | {"PYTHONPATH": str(self.folder)} | extra
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def commit(self) -> None:
+        self.run("git", "init", "--quiet")
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "begin")
+
+
+@pytest.fixture
+def make_project(tmp_path: Path) -> Callable[[str], Project]:
+    return lambda name: Project(tmp_path / name)
