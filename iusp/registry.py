@@ -83,9 +83,10 @@ def _log_model(network: Tagger, description: Mapping[str, Any], student: Path, r
         info = mlflow.pytorch.log_model(
             Probabilities(network).eval(),
             name="student",
+            # Unnamed: MLflow hands a named tensor over as a dictionary, which its own PyTorch flavour refuses.
             signature=ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, frames, bands), "log_mel")]),
-                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, tags), "probabilities")]),
+                inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, frames, bands))]),
+                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, tags))]),
             ),
             input_example=example,
             serialization_format="pt2",

@@ -20,7 +20,13 @@ SMALL: dict[str, Any] = {
         name: {"mixup": 0.5, "time_masks": 1, "time_mask_frames": 5, "band_masks": 1, "band_mask_bands": 4}
         for name in ("teacher", "views")
     },
-    "teacher": {"tags": "both", "architecture": "plain", "parameters": 6500, "views": 2, "training": {"epochs": 3, "batch_size": 16}},
+    "teacher": {
+        "tags": "both",
+        "architecture": "plain",
+        "parameters": 6500,
+        "views": 2,
+        "training": {"epochs": 3, "batch_size": 16},
+    },
     "student": {"training": {"epochs": 3, "batch_size": 16}},
     "students": None,
     "evaluation": {"resamples": 50, "latency_runs": 2, "pictured_clips": 2},

@@ -345,7 +345,7 @@ def test_frames_are_the_maps_at_their_time(architecture):
 )
 def test_late_sounds_do_not_reach_early_frames(architecture, radius):
     torch.manual_seed(0)
-    network = build(architecture, ARCHITECTURES[architecture].WIDTHS[0], 8, 16).eval()
+    network = build(architecture, ARCHITECTURES[architecture].WIDTHS[2], 8, 16).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.bias.data.fill_(0.5)  # so that no ReLU hides a change

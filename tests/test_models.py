@@ -248,8 +248,8 @@ def test_clips_of_a_batch_do_not_see_each_other(architecture):
         logits, frames = network(clips)
         for number in range(4):
             alone = network(clips[number : number + 1])
-            torch.testing.assert_close(alone[0][0], logits[number], rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(alone[1][0], frames[number], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(alone[0][0], logits[number], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(alone[1][0], frames[number], rtol=1e-3, atol=1e-4)
         assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 

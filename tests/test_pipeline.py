@@ -180,7 +180,7 @@ def test_an_experiment_with_another_method(project: Project) -> None:
     assert ran(done.stdout) == ["student@small", "evaluation", "registration"]
     difference = json.loads(project.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
     assert difference == {"students.small.method": {"old": "iusp", "new": "kd"}}
-    numbers = json.loads(project.run("dvc", "metrics", "diff", "--json").stdout)["diff"]
+    numbers = json.loads(project.run("dvc", "metrics", "diff", "--json").stdout)
     changed = numbers["reports/evaluation/metrics.json"]
     assert changed["students.small.coarse.micro_auprc"]["old"] != changed["students.small.coarse.micro_auprc"]["new"]
     assert not any(name.startswith("students.other.coarse") for name in changed)
@@ -208,7 +208,7 @@ def test_two_runs_give_the_same_bytes(project: Project, undisturbed: Project) ->
 
 # What shows that a step is in the midst of its work: a file that it has written into its work folder.
 MIDST = {
-    "dataset": "data/.dataset.work-*/embedded/audio/*.flac",
+    "dataset": "data/.dataset.work-*/generated/audio/*.flac",
     "features": "data/.features.work-*/shards/*.npy",
     "teacher": "models/.teacher.work-*/checkpoint.pt",
     "student": "models/students/.small.work-*/seed-0/checkpoint.pt",

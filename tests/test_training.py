@@ -15,7 +15,7 @@ import torch
 import iusp
 from iusp import models
 from iusp.augmentation import augment, draw_view
-from iusp.config import Augmentation, Student, StudentTraining, Teacher, Training, Weights
+from iusp.config import Augmentation, Augmentations, Student, StudentTraining, Teacher, Training, Weights
 from iusp.distillation.losses import NEEDS, distillation_losses
 from iusp.distillation.similarity import gram
 from iusp.distillation.sp import clip_embedding
@@ -54,11 +54,13 @@ TRAINING = Training(
     threads=1,
 )
 TEACHER = Teacher(architecture="plain", parameters=7000, tags="both", seed=0, views=3, training=TRAINING)
-AUGMENTATION = Augmentation(
+VIEWS = Augmentation(
     roll=True, gain_db=3.0, mixup=0.4, time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=2
 )
+AUGMENTATION = Augmentations(teacher=VIEWS.model_copy(update={"mixup": 0.8, "gain_db": 0.0}), views=VIEWS)
 COMMON = StudentTraining(weights=Weights(kd=1.0, sp=30.0, iusp=20.0), temperature=2.0, training=TRAINING)
 STUDENT = Student(architecture="cnn_lstm", parameters=1500, method="iusp+kd+sp", seeds=[0, 5])
+ALONE = STUDENT.model_copy(update={"seeds": [0]})
 
 
 def changed(config, **changes):
@@ -69,7 +71,9 @@ def make(folder, seed=0):
     """Write the two folders `dataset` and `features`: every coarse tag sounds in two bands of its own."""
     rng = np.random.default_rng(seed)
     names = {split: [f"{split}-{number:02d}.wav" for number in range(count)] for split, count in CLIPS.items()}
-    index = pd.DataFrame([(name, split) for split in SPLITS for name in names[split]], columns=["audio_filename", "split"])
+    index = pd.DataFrame(
+        [(name, split) for split in SPLITS for name in names[split]], columns=["audio_filename", "split"]
+    )
     fine = rng.random((len(index), len(TAXONOMY.all_fine_tags))) < 0.12
     labels = index.copy()
     presence = dict(zip(TAXONOMY.all_fine_tags, fine.T, strict=True))
@@ -200,7 +204,7 @@ if __name__ == "__main__":
     elif what == "knowledge":
         tests.teach(world, output, progress=die_in_knowledge)
     else:
-        tests.learn(world, taught, output, on_epoch=die_at(2))
+        tests.learn(world, taught, output, tests.ALONE, on_epoch=die_at(2))
 """
 
 
@@ -209,8 +213,10 @@ def kill(tmp_path, what, world, taught, output):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     command = [sys.executable, str(script), str(Path(__file__).parent), what, str(world), str(taught), str(output)]
+    # The same sources as here: work that other sources began is not resumed.
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
     done = subprocess.run(
-        command, start_new_session=True, capture_output=True, text=True, cwd=ROOT.parent, check=False, timeout=120
+        command, start_new_session=True, capture_output=True, text=True, env=environment, check=False, timeout=120
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not output.exists()
@@ -221,10 +227,14 @@ def kill(tmp_path, what, world, taught, output):
 def test_a_teacher_killed_in_training_goes_on(world, taught, tmp_path):
     output = tmp_path / "out" / "teacher"
     work = kill(tmp_path, "teacher", world, taught, output)
-    assert (work / "checkpoint.pt").exists()
-    rows = []
-    teach(world, output, on_epoch=rows.append)
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    told = []
+
+    def on_epoch(row):
+        saved = torch.load(work / "checkpoint.pt", weights_only=True)
+        told.append((row["epoch"], len(saved["state"]["record"])))
+
+    teach(world, output, on_epoch=on_epoch)
+    assert told == [(1, 2), (2, 2), (3, 3), (4, 4)]  # two epochs are kept
     assert tree(output) == tree(taught)
     assert [path.name for path in output.parent.iterdir()] == ["teacher"]
 
@@ -245,8 +255,10 @@ def test_a_killed_student_goes_on(world, taught, learnt, tmp_path):
     output = tmp_path / "out" / "student"
     work = kill(tmp_path, "student", world, taught, output)
     assert list(work.glob("seed-*/checkpoint.pt"))
-    learn(world, taught, output)
-    assert tree(output) == tree(learnt)
+    epochs = []
+    learn(world, taught, output, ALONE, on_epoch=lambda seed, row: epochs.append(row["epoch"]))
+    assert epochs == [1, 2, 3, 4]
+    assert tree(output / "seed-0") == tree(learnt / "seed-0")
     assert [path.name for path in output.parent.iterdir()] == ["student"]
 
 
@@ -342,18 +354,16 @@ def test_the_teacher_learns(world, data, tmp_path):
     assert rows["learning_rate"].iloc[-1] < 0.001
 
 
-@pytest.fixture(scope="module")
-def apt(world, taught, tmp_path_factory):
-    """A student that trains long enough to see all its losses fall."""
-    output = tmp_path_factory.mktemp("apt") / "student"
+def test_every_loss_of_a_student_falls_also_in_bfloat16(world, taught, data, tmp_path):
     config = Student(architecture="plain", parameters=2500, method="iusp+kd+sp", seeds=[0])
-    return learn(world, taught, output, config, changed(COMMON, epochs=20, patience=20)), output
-
-
-def test_every_loss_of_a_student_falls(apt):
-    rows = record(apt[1] / "seed-0")
+    learn(world, taught, tmp_path / "student", config, changed(COMMON, epochs=20, patience=20, precision="bfloat16"))
+    rows = record(tmp_path / "student" / "seed-0")
+    # Soft labels cost their own entropy even to a student that knows all.
+    knowledge = read_knowledge(taught, data)
+    soft = torch.from_numpy(np.stack([knowledge.read("logits", number) for number in range(3)])).float() / 2
+    rows["loss_kd"] -= 4 * torch.nn.functional.binary_cross_entropy_with_logits(soft, soft.sigmoid()).item()
     for name in ("loss_labels", "loss_kd", "loss_sp", "loss_iusp"):
-        assert rows[name].iloc[-3:].mean() < 0.95 * rows[name].iloc[0], name
+        assert 0 < rows[name].iloc[-3:].mean() < 0.9 * rows[name].iloc[0], name
 
 
 @pytest.mark.parametrize("patience", [1, 2])
@@ -442,13 +452,13 @@ def test_the_label_loss_leaves_unknown_tags_out():
     for z, y, known in zip(logits.flatten(), targets.flatten(), mask.flatten(), strict=True):
         p = 1 / (1 + np.exp(-float(z)))
         total -= known * (float(y) * np.log(p) + (1 - float(y)) * np.log(1 - p))
-    assert label_loss(logits, targets, mask).item() == pytest.approx(total / 4, rel=1e-6)
+    assert label_loss(logits, targets, mask).item() == pytest.approx(float(total) / 4, rel=1e-6)
     assert label_loss(logits, targets, torch.zeros_like(mask)).item() == 0
 
 
 def test_batches_are_each_clip_once(data):
     order = epoch_order(24, 0, 0)
-    view = draw_view(AUGMENTATION, 0, "training", 0, data.shape)
+    view = draw_view(VIEWS, 0, "training", 0, data.shape)
     rows = {"row": np.arange(24, dtype=np.float16)}
     for size, lengths in ((8, [8, 8, 8]), (10, [10, 10]), (100, [24])):
         found = [batch.knowledge["row"] for batch in batches(data, view, order, size, torch.device("cpu"), rows)]
@@ -467,7 +477,7 @@ def test_batches_are_each_clip_once(data):
 def test_knowledge_is_the_teacher_asked_about_the_view(taught, data, number):
     knowledge = read_knowledge(taught, data)
     assert knowledge.views == 3
-    view = draw_view(AUGMENTATION, TEACHER.seed, "knowledge", number, data.shape)
+    view = draw_view(VIEWS, TEACHER.seed, "knowledge", number, data.shape)
     log_mel, _, _ = augment(view, data.clips, np.arange(24), data.features.mean)
     network, _ = models.load(taught)
     with torch.inference_mode():
@@ -497,19 +507,19 @@ def test_targets_asked_online_are_the_stored_ones(taught, data):
         with torch.inference_mode():
             logits, frames = network(batch.log_mel)
         torch.testing.assert_close(batch.knowledge["logits"].float(), logits, rtol=2e-3, atol=2e-3)
-        online = {"logits": logits, "similarity": gram(frames), "embedding": frames.flatten(1)}
+        online = {"logits": logits, "similarity": gram(frames), "embedding": clip_embedding(frames, 2048)}
         own_logits, own_frames = torch.randn(8, 31), torch.rand(8, 7, 12)
         expected = distillation_losses(own_logits, own_frames, online, weights, 2.0)
         found = distillation_losses(own_logits, own_frames, batch.knowledge, weights, 2.0)
-        assert found["kd"].item() == pytest.approx(expected["kd"].item(), rel=1e-3)
-        assert found["iusp"].item() == pytest.approx(expected["iusp"].item(), rel=2e-2)
-        assert found["sp"].item() == pytest.approx(expected["sp"].item(), rel=0.1)
+        for name, loss in expected.items():
+            assert loss.item() > 1e-3
+            assert found[name].item() == pytest.approx(loss.item(), rel=1e-2)
         steps += 1
     assert steps == 3
 
 
 def test_labels_alone_ignore_what_the_teacher_knows(world, taught, tmp_path):
-    config = STUDENT.model_copy(update={"method": "labels", "seeds": [0]})
+    config = ALONE.model_copy(update={"method": "labels"})
     learn(world, taught, tmp_path / "a", config)
     other = shutil.copytree(taught, tmp_path / "teacher")
     for path in (other / "knowledge").glob("view-*/*.npy"):
@@ -589,7 +599,7 @@ def test_a_view_that_comes_out_otherwise_is_refused(copied, data):
 def test_the_step_refuses_misaligned_knowledge(taught, tmp_path):
     other = make(tmp_path / "world", seed=1)
     with pytest.raises(InputError, match="features"):
-        learn(other, taught, tmp_path / "student")
+        learn(other, taught, tmp_path / "student", ALONE)
     assert not (tmp_path / "student").exists()
 
 
@@ -614,9 +624,6 @@ def test_bfloat16_trains_and_differs_little(world, taught, data, tmp_path):
     assert (losses != record(taught)["loss_labels"]).any()
     network, _ = models.load(tmp_path / "a")
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
-    common = changed(COMMON, precision="bfloat16", epochs=2)
-    learn(world, tmp_path / "a", tmp_path / "student", STUDENT.model_copy(update={"seeds": [0]}), common)
-    assert np.isfinite(record(tmp_path / "student" / "seed-0").to_numpy()).all()
 
 
 @pytest.mark.parametrize("tags", ["coarse", "fine"])
