@@ -77,12 +77,12 @@ class Dataset(Section):
 class Features(Section):
     """The log-mel front-end."""
 
-    sample_rate: Annotated[int, Field(ge=4000, le=192_000)]
+    sample_rate: Annotated[int, Field(ge=4000, le=192_000, multiple_of=50)]
     """Hz; every clip is resampled to it."""
     clip_seconds: Positive
     """Clips are zero-padded or cut to this length."""
-    window_length: Annotated[int, Field(ge=16)]
-    """Samples of the Hann window and of the FFT."""
+    window_length: Annotated[int, Field(ge=16, multiple_of=2)]
+    """Samples of the Hann window and of the FFT; even."""
     hop_length: Count
     """Samples between frames."""
     mel_bands: Annotated[int, Field(ge=8)]
@@ -91,7 +91,7 @@ class Features(Section):
     """Lower edge of the lowest band."""
     high_hz: Positive
     """Upper edge of the highest band; at most half the sample rate."""
-    log_offset: Positive
+    log_offset: Annotated[float, Field(ge=1e-20, allow_inf_nan=False), BeforeValidator(_number)]
     """Added to the mel power before the logarithm."""
     clips_per_shard: Count
     """Clips that one worker writes at once; a killed step loses at most one shard per worker."""

@@ -108,8 +108,6 @@ def write(folder: Path, seed: int, clips: dict[str, int], workers: int, progress
     """
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
-    for leftover in [*folder.glob(".*.part"), *audio.glob(".*.part")]:
-        leftover.unlink()
     with atomic(folder / "dcase-ust-taxonomy.yaml") as temporary:
         temporary.write_bytes((importlib.resources.files("iusp") / "taxonomy.yaml").read_bytes())
     done, total = 0, sum(clips.values())

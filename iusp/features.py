@@ -15,21 +15,22 @@ from iusp.config import Features, TagSet
 from iusp.errors import InputError
 from iusp.files import digest, read_json
 from iusp.labels import training_targets
+from iusp.log_mel import frame_count
 from iusp.taxonomy import Taxonomy
 
 
-def open_packed(path: Path, rows: int) -> NDArray[np.float16]:
-    """Map a packed float16 file (rows, …) into memory, read-only.
+def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
+    """Map a packed float16 file, whose first dimensions are `shape`, into memory, read-only.
 
     Raises:
-        InputError: it is missing, damaged or has another number of rows.
+        InputError: it is missing, damaged or has another shape.
     """
     try:
         packed: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: {error}; run the step that writes it again") from None
-    if packed.dtype != np.float16 or len(packed) != rows:
-        raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not {rows} clips; run its step again")
+    if packed.dtype != np.float16 or packed.shape[: len(shape)] != shape:
+        raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not float16 {shape}; run its step again")
     return packed
 
 
@@ -55,7 +56,8 @@ class FeatureSet:
 
     def log_mel(self, split: str) -> NDArray[np.float16]:
         """Map a split's features (N, T, M) into memory, read-only."""
-        return open_packed(self.folder / f"{split}.npy", self.clips[split])
+        shape = self.clips[split], frame_count(self.config), self.config.mel_bands
+        return open_packed(self.folder / f"{split}.npy", *shape)
 
     def filenames(self, split: str) -> list[str]:
         """Return the clips' names in the order of the packed file."""
@@ -83,6 +85,21 @@ def read_features(folder: Path) -> FeatureSet:
         std=torch.tensor(description["std"], dtype=torch.float32),
         clips=description["clips"],
     )
+
+
+def split_labels(dataset: Path, features: FeatureSet, split: str) -> pd.DataFrame:
+    """Read the labels of a split, row by row those of the features' clips.
+
+    Raises:
+        InputError: features and labels are not of the same clips.
+    """
+    labels = pd.read_parquet(dataset / "labels.parquet")
+    labels = labels[labels["split"] == split].reset_index(drop=True)
+    if labels["audio_filename"].tolist() != features.filenames(split):
+        raise InputError(
+            f"{features.folder}: made from other {split} clips than {dataset / 'labels.parquet'}; run features again"
+        )
+    return labels
 
 
 @dataclass(frozen=True)
@@ -120,12 +137,8 @@ def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: TagSet
     Raises:
         InputError: features and labels are not of the same clips, or the labels lack the tags.
     """
-    labels = pd.read_parquet(dataset / "labels.parquet")
-    labels = labels[labels["split"] == split].reset_index(drop=True)
-    filenames = features.filenames(split)
-    if labels["audio_filename"].tolist() != filenames:
-        raise InputError(
-            f"{features.folder}: made from other {split} clips than {dataset / 'labels.parquet'}; run features again"
-        )
+    labels = split_labels(dataset, features, split)
     targets, mask, names = training_targets(labels, taxonomy, tags)
-    return LabelledClips(filenames, features.log_mel(split), torch.tensor(targets), torch.tensor(mask), names)
+    return LabelledClips(
+        features.filenames(split), features.log_mel(split), torch.tensor(targets), torch.tensor(mask), names
+    )

@@ -43,6 +43,8 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
         if stale != folder:
             shutil.rmtree(stale)
     folder.mkdir(exist_ok=True)
+    for leftover in folder.rglob(".*.part"):
+        leftover.unlink()
     yield folder
     if output.exists():
         shutil.rmtree(output)

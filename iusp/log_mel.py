@@ -51,6 +51,9 @@ def log_mel(samples: Tensor, sample_rate: int, config: Features) -> Tensor:
     length = clip_length(config)
     # Cut before resampling: a long recording must not cost more than a clip. One second is ample for the filter's edge.
     samples = samples[: round((config.clip_seconds + 1) * sample_rate)]
+    # The filter bank has as many filters as the rates have in common too little: 44,101 Hz would take 1 GB. Rounded to
+    # 50 Hz, no pitch moves by more than 0.6 % (at 4 kHz; 0.06 % at 44.1 kHz).
+    sample_rate = round(sample_rate / 50) * 50
     if sample_rate != config.sample_rate:
         samples = _resample(sample_rate, config.sample_rate)(samples)
     samples = torch.nn.functional.pad(samples[:length], (0, max(0, length - samples.numel())))

@@ -3,28 +3,28 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from iusp.errors import InputError
+from iusp.features import FeatureSet, split_labels
 from iusp.metrics import Level, level_tags
 from iusp.taxonomy import Taxonomy
 
 
-def truth_table(dataset: Path, split: str, taxonomy: Taxonomy, level: Level) -> NDArray[np.bool_]:
-    """Return the truth (N, tags) of a split's clips, in the order of the features.
+def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxonomy, level: Level) -> NDArray[np.bool_]:
+    """Return the truth (N, tags) of a split's clips, row by row those of the features.
 
     Args:
         dataset: folder that the dataset step wrote.
+        features: the packed features.
         split: `validate` or `test`.
         taxonomy: of the data set.
         level: whose tags.
 
     Raises:
-        InputError: the data set's annotations have no fine tags.
+        InputError: features and labels are not of the same clips, or the annotations lack the level's tags.
     """
-    labels = pd.read_parquet(dataset / "labels.parquet")
-    labels = labels[labels["split"] == split]
+    labels = split_labels(dataset, features, split)
     if missing := set(level_tags(taxonomy, level)) - set(labels):
         raise InputError(f"{dataset / 'labels.parquet'}: has no {sorted(missing)[0]}; the {level} level needs it")
     return labels[list(level_tags(taxonomy, level))].to_numpy() > 0.5

@@ -68,8 +68,10 @@ class TrainingData:
         return clips, frames, bands
 
     def validation_auprc(self, network: Tagger) -> float:
-        """Return the coarse micro-averaged AUPRC of a network on validate."""
+        """Return the coarse micro-averaged AUPRC of a network on validate; NaN of one that has diverged."""
         scores = predict(network, self.features.log_mel("validate"))
+        if np.isnan(scores).any():
+            return math.nan
         return score(
             self.truth, score_table(scores, self.clips.tags, self.taxonomy, "coarse"), self.taxonomy, "coarse"
         ).micro_auprc
@@ -91,7 +93,7 @@ def read_training_data(dataset: Path, features: Path, tags: TagSet) -> TrainingD
     clips = labelled_clips(feature_set, dataset, "train", tags, taxonomy)
     if not feature_set.clips["validate"]:
         raise InputError(f"{dataset / 'labels.parquet'}: has no validate clip; the best epoch is chosen on them")
-    return TrainingData(taxonomy, feature_set, clips, truth_table(dataset, "validate", taxonomy, "coarse"))
+    return TrainingData(taxonomy, feature_set, clips, truth_table(dataset, feature_set, "validate", taxonomy, "coarse"))
 
 
 def label_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -211,7 +213,8 @@ def train(
     """Train until the epochs or the patience are over, and save the epoch that is best on validate.
 
     `folder` gets `weights.safetensors`, `config.json` and `record.csv`. A checkpoint is written into it after each
-    epoch; where there is one, training goes on from it and ends where an undisturbed run ends.
+    epoch; where there is one, training goes on from it and ends where an undisturbed run ends. Where the training is
+    finished, its network is loaded.
 
     Args:
         network: to be trained, on its device.
@@ -227,13 +230,19 @@ def train(
         `description` with the epoch that was kept and its micro-averaged AUPRC on validate.
 
     Raises:
-        InputError: the loss is not finite any more.
+        InputError: training diverges.
     """
     device = network.device
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Filling memory that is overwritten anyway costs time and changes nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    checkpoint = folder / "checkpoint.pt"
+    if (folder / "config.json").exists():
+        checkpoint.unlink(missing_ok=True)
+        finished, description = models.load(folder)
+        network.load_state_dict(finished.state_dict())
+        return description
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
@@ -242,7 +251,6 @@ def train(
         steps_per_epoch=len(data.clips) // min(config.batch_size, len(data.clips)),
     )
     state = _State(record=[], best={})
-    checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(saved["network"])
@@ -256,9 +264,9 @@ def train(
             break
         row = {"epoch": epoch + 1, "learning_rate": float(schedule.get_last_lr()[0])}
         row |= _epoch(network, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
-        if not all(map(math.isfinite, row.values())):
-            raise InputError(f"{folder.name}: the loss of epoch {epoch + 1} is not finite; lower the learning_rate")
         row["validate_micro_auprc"] = data.validation_auprc(network)
+        if not all(map(math.isfinite, row.values())):
+            raise InputError(f"{folder.name}: training diverged in epoch {epoch + 1}; lower the learning_rate")
         state.record.append(row)
         if row["validate_micro_auprc"] > state.best_score:
             state.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

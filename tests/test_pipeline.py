@@ -14,9 +14,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
-
 from conftest import STUDENTS, Project, environment
+from mlflow import MlflowClient
 
 STEPS = [
     ("dataset",),
@@ -150,7 +149,7 @@ def test_registered_students_load_without_pickle_and_predict_the_same(
     best = max(metrics["students"], key=lambda name: max(metrics["students"][name]["validate_micro_auprc"].values()))
     challenger = client.get_model_version_by_alias("iusp-student", "challenger")
     assert int(challenger.version) == registered["versions"][best] == registered["versions"][registered["challenger"]]
-    assert not [path for path in (project.folder / "mlruns").rglob("*.pkl")]
+    assert not list((project.folder / "mlruns").rglob("*.pkl"))
 
 
 def test_registering_again_adds_no_version_and_doubles_nothing(project: Project, client: MlflowClient) -> None:

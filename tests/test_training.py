@@ -43,6 +43,12 @@ FRONT_END = {
     "log_offset": 1e-6,
     "clips_per_shard": 10,
 }
+
+
+def changed(config, **changes):
+    return config.model_copy(update={"training": config.training.model_copy(update=changes)})
+
+
 TRAINING = Training(
     epochs=4,
     batch_size=8,
@@ -61,10 +67,8 @@ AUGMENTATION = Augmentations(teacher=VIEWS.model_copy(update={"mixup": 0.8, "gai
 COMMON = StudentTraining(weights=Weights(kd=1.0, sp=30.0, iusp=20.0), temperature=2.0, training=TRAINING)
 STUDENT = Student(architecture="cnn_lstm", parameters=1500, method="iusp+kd+sp", seeds=[0, 5])
 ALONE = STUDENT.model_copy(update={"seeds": [0]})
-
-
-def changed(config, **changes):
-    return config.model_copy(update={"training": config.training.model_copy(update=changes)})
+LONG = Student(architecture="plain", parameters=2500, method="iusp+kd+sp", seeds=[0])
+LONG_COMMON = changed(COMMON, epochs=30, patience=30, precision="bfloat16")
 
 
 def make(folder, seed=0):
@@ -156,6 +160,14 @@ def learnt(world, taught, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def long_learnt(world, taught, tmp_path_factory):
+    """A student that trains for long, in bfloat16."""
+    output = tmp_path_factory.mktemp("long") / "student"
+    learn(world, taught, output, LONG, LONG_COMMON)
+    return output
+
+
+@pytest.fixture(scope="module")
 def data(world):
     return training_data(world)
 
@@ -204,7 +216,7 @@ if __name__ == "__main__":
     elif what == "knowledge":
         tests.teach(world, output, progress=die_in_knowledge)
     else:
-        tests.learn(world, taught, output, tests.ALONE, on_epoch=die_at(2))
+        tests.learn(world, taught, output, tests.LONG, tests.LONG_COMMON, on_epoch=die_at(2))
 """
 
 
@@ -251,14 +263,15 @@ def test_a_teacher_killed_in_its_knowledge_goes_on(world, taught, tmp_path):
     assert tree(output) == tree(taught)
 
 
-def test_a_killed_student_goes_on(world, taught, learnt, tmp_path):
+def test_a_killed_student_goes_on(world, taught, long_learnt, tmp_path):
     output = tmp_path / "out" / "student"
     work = kill(tmp_path, "student", world, taught, output)
-    assert list(work.glob("seed-*/checkpoint.pt"))
+    checkpoint = torch.load(work / "seed-0" / "checkpoint.pt", weights_only=True)
+    assert 2 <= len(checkpoint["state"]["record"]) < 30
     epochs = []
-    learn(world, taught, output, ALONE, on_epoch=lambda seed, row: epochs.append(row["epoch"]))
-    assert epochs == [1, 2, 3, 4]
-    assert tree(output / "seed-0") == tree(learnt / "seed-0")
+    learn(world, taught, output, LONG, LONG_COMMON, on_epoch=lambda seed, row: epochs.append(row["epoch"]))
+    assert epochs == list(range(1, 31))
+    assert tree(output) == tree(long_learnt)
     assert [path.name for path in output.parent.iterdir()] == ["student"]
 
 
@@ -354,10 +367,8 @@ def test_the_teacher_learns(world, data, tmp_path):
     assert rows["learning_rate"].iloc[-1] < 0.001
 
 
-def test_every_loss_of_a_student_falls_also_in_bfloat16(world, taught, data, tmp_path):
-    config = Student(architecture="plain", parameters=2500, method="iusp+kd+sp", seeds=[0])
-    learn(world, taught, tmp_path / "student", config, changed(COMMON, epochs=20, patience=20, precision="bfloat16"))
-    rows = record(tmp_path / "student" / "seed-0")
+def test_every_loss_of_a_student_falls_also_in_bfloat16(taught, long_learnt, data):
+    rows = record(long_learnt / "seed-0")
     # Soft labels cost their own entropy even to a student that knows all.
     knowledge = read_knowledge(taught, data)
     soft = torch.from_numpy(np.stack([knowledge.read("logits", number) for number in range(3)])).float() / 2

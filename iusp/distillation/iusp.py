@@ -21,5 +21,5 @@ def iusp_loss(student: Tensor, teacher: Tensor) -> Tensor:
             finer is averaged to the coarser.
     """
     count = min(student.shape[1], teacher.shape[1])
-    own = gram(pooled_frames(student, count))
+    own = gram(pooled_frames(student.float(), count))
     return (row_normalised(pooled_gram(teacher, count)) - row_normalised(own)).square().mean()

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool1d, normalize
+from torch.nn.functional import adaptive_avg_pool1d
 
 
 def gram(features: Tensor) -> Tensor:
@@ -14,7 +14,9 @@ def gram(features: Tensor) -> Tensor:
 
 def row_normalised(matrix: Tensor) -> Tensor:
     """Divide each row (last dimension) by its L2 norm; an all-zero row stays zero."""
-    return normalize(matrix, dim=-1)
+    norm = matrix.norm(dim=-1, keepdim=True)
+    # Not x / max(norm, ε): its gradient at a zero row would be 1 / ε.
+    return matrix / torch.where(norm > 0, norm, torch.inf)
 
 
 def pooled_frames(frames: Tensor, count: int) -> Tensor:

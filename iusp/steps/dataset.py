@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iusp import __version__, audio, embedded, files
+from iusp import audio, embedded, files
 from iusp.config import Dataset
 from iusp.errors import InputError
 from iusp.labels import SPLITS, derive_labels, read_annotations
@@ -92,8 +92,6 @@ def run(config: Dataset, output: Path, progress: Progress, workers: int = os.cpu
             sensors cross splits where the config refuses that.
     """
     with files.work_folder(output, _key(config, output)) as work:
-        for leftover in work.rglob(".*.part"):
-            leftover.unlink()
         source = _generate(config, work, workers, progress) if config.source == "embedded" else _open(config)
         taxonomy = read_taxonomy(source.taxonomy)
         annotations = read_annotations(source.annotations, taxonomy)
@@ -143,7 +141,7 @@ def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
 
 def _key(config: Dataset, output: Path) -> str:
     """Digest everything that shapes the output: the code, the config and, by size and time, the files of a folder."""
-    inputs: list[Any] = [__version__, config.model_dump(mode="json")]
+    inputs: list[Any] = [files.code_digest(), config.model_dump(mode="json")]
     if config.source == "folder":
         source = _open(config)
         _check_apart(source.folder, output)
@@ -230,7 +228,6 @@ def _ingest(
     target.mkdir(exist_ok=True)
     take = partial(_take, config, folder, target)
     rows = []
-    # A spawned process inherits no threads or locks.
     with worker_pool(workers) as pool:
         for row in pool.map(take, clips, chunksize=CLIPS_PER_CALL):
             rows.append(row)

@@ -79,7 +79,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     with work_folder(output, digest(key)) as work:
         networks, scores = _predict_all(folders, features, split, work / "predictions", progress)
         tags = models.load(inputs.teacher)[1]["tags"]
-        judge = _Judge(config, taxonomy, inputs.dataset, split, tags)
+        judge = _Judge(config, taxonomy, inputs.dataset, features, split, tags)
         metrics = {
             "split": split,
             "clips": features.clips[split],
@@ -141,10 +141,18 @@ def _record(folder: Path) -> list[dict[str, float]]:
 class _Judge:
     """Compares probabilities with the truth of one split."""
 
-    def __init__(self, config: Evaluation, taxonomy: Taxonomy, dataset: Path, split: str, tags: list[str]) -> None:
+    def __init__(
+        self,
+        config: Evaluation,
+        taxonomy: Taxonomy,
+        dataset: Path,
+        features: FeatureSet,
+        split: str,
+        tags: list[str],
+    ) -> None:
         self.config, self.taxonomy, self.tags = config, taxonomy, tags
         self.levels: list[Level] = ["coarse", "fine"] if set(taxonomy.fine_tags) <= set(tags) else ["coarse"]
-        self.truth = {level: truth_table(dataset, split, taxonomy, level) for level in self.levels}
+        self.truth = {level: truth_table(dataset, features, split, taxonomy, level) for level in self.levels}
 
     def table(self, scores: NDArray[np.float64], level: Level) -> NDArray[np.float64]:
         return score_table(scores, self.tags, self.taxonomy, level)

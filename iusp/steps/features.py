@@ -16,7 +16,7 @@ from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
 from iusp.features import features_digest
-from iusp.files import atomic, work_folder, write_json
+from iusp.files import atomic, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
 from iusp.parallel import worker_pool
@@ -30,11 +30,13 @@ class Shard:
     Attributes:
         split: its name.
         paths: the clips' audio files.
+        checksums: their SHA-256, as indexed.
         output: the packed file to write.
     """
 
     split: str
     paths: list[Path]
+    checksums: list[str]
     output: Path
 
 
@@ -92,15 +94,18 @@ def run(
 
 def _shards(index: pd.DataFrame, audio: Path, folder: Path, clips_per_shard: int) -> Iterator[Shard]:
     for split in SPLITS:
-        names = index.loc[index["split"] == split, "audio_filename"].tolist()
-        for start in range(0, len(names), clips_per_shard):
-            paths = [audio / name for name in names[start : start + clips_per_shard]]
-            yield Shard(split, paths, folder / f"{split}-{start:09d}.npy")
+        clips = index[index["split"] == split]
+        for start in range(0, len(clips), clips_per_shard):
+            part = clips.iloc[start : start + clips_per_shard]
+            paths = [audio / name for name in part["audio_filename"]]
+            yield Shard(split, paths, part["sha256"].tolist(), folder / f"{split}-{start:09d}.npy")
 
 
 def _extract(shard: Shard, config: Features) -> None:
     packed = np.empty((len(shard.paths), frame_count(config), config.mel_bands), np.float16)
     for row, path in enumerate(shard.paths):
+        if sha256(path) != shard.checksums[row]:
+            raise InputError(f"{path}: is not the clip that was indexed (other bytes); run the dataset step again")
         samples, sample_rate = read(path)
         packed[row] = log_mel(torch.from_numpy(samples), sample_rate, config).numpy()
     with atomic(shard.output) as temporary, temporary.open("wb") as stream:

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from iusp import models
 from iusp.config import Student, StudentTraining
 from iusp.distillation.losses import NEEDS, distillation_losses
 from iusp.files import code_digest, digest, read_json, sha256, work_folder, write_json
@@ -123,9 +122,7 @@ def _connect(rows: "SimpleQueue[tuple[int, Row]]") -> None:
 
 
 def _train(job: Job) -> dict[str, Any]:
-    """Train one seed in a process of its own; a finished one is only read."""
-    if (job.folder / "config.json").exists():
-        return models.load(job.folder)[1]
+    """Train one seed in a process of its own."""
     job.folder.mkdir(exist_ok=True)
     data = read_training_data(job.dataset, job.features, read_json(job.teacher / "config.json")["predicts"])
     knowledge = read_knowledge(job.teacher, data)

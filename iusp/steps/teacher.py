@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from iusp import models
 from iusp.augmentation import draw_view
 from iusp.config import Augmentations, Teacher
 from iusp.files import code_digest, digest, sha256, work_folder
@@ -67,10 +66,6 @@ def run(
 
     inputs = [config.model_dump(), augmentation.model_dump(), data.features.digest, sha256(dataset / "labels.parquet")]
     with work_folder(output, digest([*inputs, code_digest()])) as folder:
-        if (folder / "config.json").exists():
-            network, description = models.load(folder)
-            network.to(device)
-        else:
-            description = train(network, description, data, epoch_batches, losses, config.training, folder, on_epoch)
+        description = train(network, description, data, epoch_batches, losses, config.training, folder, on_epoch)
         write_knowledge(folder, network.eval(), data, augmentation.views, config.seed, config.views, progress)
     return description
