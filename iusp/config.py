@@ -41,8 +41,11 @@ class Clips(Section):
     """Number of clips of the embedded data set, per split."""
 
     train: Count
+    """To train on."""
     validate_: Count = Field(alias="validate")
+    """To choose epochs, seeds and the challenger by."""
     test: Annotated[int, Field(ge=0)]
+    """To report on; validate is reported on where there are none."""
 
     def by_split(self) -> dict[str, int]:
         """The counts by the splits' names."""
@@ -255,13 +258,21 @@ class Config(Section):
     """The whole of `params.yaml`."""
 
     dataset: Dataset
+    """The recordings."""
     features: Features
+    """The front-end."""
     augmentation: Augmentations
+    """Of training clips."""
     teacher: Teacher
+    """The large network."""
     student: StudentTraining
+    """What all students share."""
     students: Annotated[dict[str, Student], Field(min_length=1)]
+    """The small networks, by name."""
     evaluation: Evaluation
+    """The judgement."""
     registration: Registration
+    """The registry."""
 
     @model_validator(mode="after")
     def _names(self) -> "Config":

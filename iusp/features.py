@@ -19,6 +19,20 @@ from iusp.log_mel import frame_count
 from iusp.taxonomy import Taxonomy
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file that an earlier step wrote.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
+    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
+        raise InputError(f"{path}: not a Parquet file ({error}); delete it and run its step again") from None
+
+
 def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
     """Map a packed float16 file, whose first dimensions are `shape`, into memory, read-only.
 
@@ -61,7 +75,7 @@ class FeatureSet:
 
     def filenames(self, split: str) -> list[str]:
         """Return the clips' names in the order of the packed file."""
-        index = pd.read_parquet(self.folder / "index.parquet")
+        index = read_table(self.folder / "index.parquet")
         return index.loc[index["split"] == split, "audio_filename"].tolist()
 
 
@@ -93,7 +107,7 @@ def split_labels(dataset: Path, features: FeatureSet, split: str) -> pd.DataFram
     Raises:
         InputError: features and labels are not of the same clips.
     """
-    labels = pd.read_parquet(dataset / "labels.parquet")
+    labels = read_table(dataset / "labels.parquet")
     labels = labels[labels["split"] == split].reset_index(drop=True)
     if labels["audio_filename"].tolist() != features.filenames(split):
         raise InputError(

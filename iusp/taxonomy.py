@@ -54,7 +54,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
         coarse = {str(key): f"{key}_{name}" for key, name in document["coarse"].items()}
         fine = {str(key): {str(kind): name for kind, name in tags.items()} for key, tags in document["fine"].items()}
     except FileNotFoundError:
-        raise InputError(f"{path}: no such taxonomy; SONYC-UST ships one as dcase-ust-taxonomy.yaml") from None
+        raise InputError(f"{path}: no such file; SONYC-UST ships its taxonomy as dcase-ust-taxonomy.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -6,6 +6,7 @@ killed pipeline that is started again goes on in the same runs, and nothing is c
 
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,10 +53,9 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        # A URI may hold a password.
-        where = tracking_uri().rpartition("@")[2]
-        reason = " ".join(error.message.split())[:300]
-        raise InputError(f"MLflow at {where}: {reason}; check MLFLOW_TRACKING_URI") from None
+        # A URI may hold a password, and MLflow repeats it.
+        message = re.sub(r"//[^/@\s]+@", "//", f"MLflow at {tracking_uri()}: {' '.join(error.message.split())}")
+        raise InputError(f"{message[:300]}; check MLFLOW_TRACKING_URI") from None
 
 
 def _git_commit() -> str | None:

@@ -148,7 +148,7 @@ def test_resampling_leaves_nothing_of_what_is_too_high():
     assert (aliased < 1e-4 * loud).all()
 
 
-@pytest.mark.parametrize("window", [127, 128, 200])
+@pytest.mark.parametrize("window", [128, 200])
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 0.503])
 def test_the_number_of_frames_is_known_before(window, seconds):
     config = CONFIG.model_copy(update={"window_length": window, "clip_seconds": seconds})

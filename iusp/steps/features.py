@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
-from iusp.features import features_digest
+from iusp.features import features_digest, read_table
 from iusp.files import atomic, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
@@ -61,7 +61,7 @@ def run(
     Raises:
         InputError: a clip cannot be read any more, or there is no training clip.
     """
-    index = pd.read_parquet(dataset / "index.parquet")
+    index = read_table(dataset / "index.parquet")
     digest = features_digest(config, list(zip(index["audio_filename"], index["sha256"], strict=True)))
     clips = {split: int((index["split"] == split).sum()) for split in SPLITS}
     if not clips["train"]:
@@ -104,7 +104,7 @@ def _shards(index: pd.DataFrame, audio: Path, folder: Path, clips_per_shard: int
 def _extract(shard: Shard, config: Features) -> None:
     packed = np.empty((len(shard.paths), frame_count(config), config.mel_bands), np.float16)
     for row, path in enumerate(shard.paths):
-        if sha256(path) != shard.checksums[row]:
+        if not path.is_file() or sha256(path) != shard.checksums[row]:
             raise InputError(f"{path}: is not the clip that was indexed (other bytes); run the dataset step again")
         samples, sample_rate = read(path)
         packed[row] = log_mel(torch.from_numpy(samples), sample_rate, config).numpy()
