@@ -78,6 +78,7 @@ class StepRun:
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
         self._client = client
+        self._metrics = run.data.metrics
         self._logged_epoch = run.data.metrics.get("epoch", 0)
         self._params = run.data.params
         self.run_id: str = run.info.run_id
@@ -91,11 +92,14 @@ class StepRun:
     def row(self, row: Mapping[str, float]) -> None:
         """Log one epoch of a training record, unless it is there already."""
         if row["epoch"] > self._logged_epoch:
-            self.metrics(row, int(row["epoch"]))
+            self._log(row, int(row["epoch"]))
             self._logged_epoch = row["epoch"]
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers."""
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Log numbers that are not of an epoch, unless they are there already."""
+        self._log({name: value for name, value in values.items() if self._metrics.get(name) != value}, 0)
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
         now = int(time.time() * 1000)
         metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
         for start in range(0, len(metrics), BATCH_LIMIT):

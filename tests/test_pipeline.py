@@ -162,6 +162,7 @@ def test_registering_again_adds_no_version_and_doubles_nothing(project: Project,
         0
     ]
     assert len(client.get_metric_history(run.info.run_id, "loss_labels")) == 3
+    assert len(client.get_metric_history(run.info.run_id, "coarse.micro_auprc")) == 1
 
 
 def test_one_knob_runs_what_depends_on_it(project: Project) -> None:

@@ -61,7 +61,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         What `metrics.json` says.
 
     Raises:
-        InputError: a network was made from other features than those at hand.
+        InputError: a network was trained on other features or tags than those at hand.
     """
     taxonomy = read_taxonomy(inputs.dataset / "taxonomy.yaml")
     features = read_features(inputs.features)
@@ -76,9 +76,11 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
     key = [config.model_dump(), features.digest, sha256(inputs.dataset / "labels.parquet"), code_digest()]
     key += [sha256(folder / "weights.safetensors") for folder in folders.values()]
+    tags = read_json(inputs.teacher / "config.json")["tags"]
+    # One thread sums in the same order on every machine.
+    torch.set_num_threads(1)
     with work_folder(output, digest(key)) as work:
-        networks, scores = _predict_all(folders, features, split, work / "predictions", progress)
-        tags = models.load(inputs.teacher)[1]["tags"]
+        networks, scores = _predict_all(folders, features, tags, split, work / "predictions", progress)
         judge = _Judge(config, taxonomy, inputs.dataset, features, split, tags)
         metrics = {
             "split": split,
@@ -107,16 +109,16 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
 
 
 def _predict_all(
-    folders: Mapping[str, Path], features: FeatureSet, split: str, output: Path, progress: Progress
+    folders: Mapping[str, Path], features: FeatureSet, tags: list[str], split: str, output: Path, progress: Progress
 ) -> tuple[dict[str, Tagger], dict[str, NDArray[np.float64]]]:
     networks, scores = {}, {}
     filenames, log_mel = features.filenames(split), features.log_mel(split)
     for done, (name, folder) in enumerate(folders.items()):
         networks[name], description = models.load(folder)
-        if description["features_digest"] != features.digest:
-            raise InputError(f"{folder}: was trained on other features than {features.folder}; run its step again")
+        if description["features_digest"] != features.digest or description["tags"] != tags:
+            raise InputError(f"{folder}: was trained on other features or tags than those at hand; run its step again")
         scores[name] = predict(networks[name], log_mel)
-        write_predictions(output / f"{name}.csv", filenames, scores[name], description["tags"])
+        write_predictions(output / f"{name}.csv", filenames, scores[name], tags)
         progress("predictions", done + 1, len(folders))
     return networks, scores
 
