@@ -32,7 +32,7 @@ help: ## List the tasks
 	[ -e .git ] || printf '[core]\n    no_scm = true\n' > $@
 
 run: .venv/installed .dvc/config.local ## Audio to registered students: install, dvc repro, show the results
-	dvc repro --quiet
+	dvc repro
 	iusp results
 
 test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)

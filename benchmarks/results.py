@@ -23,6 +23,7 @@ from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "data" / "study"
+PICTURES = ROOT / "docs" / "pictures"
 METHODS = ("labels", "kd", "sp", "iusp", "iusp+kd")
 SIZES = {"small": 7000, "medium": 24000}
 SEEDS = [0, 1, 2, 3]
@@ -62,7 +63,7 @@ def readme() -> None:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{metrics['clips']} generated {metrics['split']} clips; {machine()}; latency on one thread."]
     for name in ("comparison", "frame_similarities"):
-        shutil.copy(evaluation / "plots" / f"{name}.png", ROOT / "docs" / "pictures" / f"{name}.png")
+        shutil.copy(evaluation / "plots" / f"{name}.png", PICTURES / f"{name}.png")
     path = ROOT / "README.md"
     before, start, rest = path.read_text().partition("<!-- results -->\n")
     _, end, after = rest.partition("<!-- /results -->")
@@ -91,7 +92,7 @@ def recordings(source: Path) -> None:
         if not (WORK / output).exists():
             subprocess.run([Path(sys.executable).with_name("iusp"), *step.split()], cwd=WORK, check=True)
     metrics = json.loads((WORK / "reports/evaluation/metrics.json").read_text())
-    shutil.copy(WORK / "reports/evaluation/plots/comparison.png", ROOT / "docs/pictures/recordings.png")
+    shutil.copy(WORK / "reports/evaluation/plots/comparison.png", PICTURES / "recordings.png")
     (ROOT / "docs" / "results.md").write_text(page(metrics, params, source.name))
 
 
@@ -148,6 +149,7 @@ def main() -> None:
     commands.add_parser("readme", help="after `make run`")
     commands.add_parser("recordings", help="minutes to hours").add_argument("folder", type=Path)
     arguments = parser.parse_args()
+    PICTURES.mkdir(parents=True, exist_ok=True)
     if arguments.command == "readme":
         readme()
     else:
