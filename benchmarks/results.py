@@ -100,18 +100,21 @@ def page(metrics: dict[str, Any], params: dict[str, Any], source: str) -> str:
     """Return docs/results.md."""
     training = params["student"]["training"]
     teacher = metrics["teacher"]["coarse"]
+    weights = ", ".join(f"{weight} ({method})" for method, weight in params["student"]["weights"].items())
     text = f"""# Results on real recordings
 
 Written by `make results DATA=<folder>`; not by hand.
 
 `{source}`: {metrics["clips"]} {metrics["split"]} clips. Micro-averaged AUPRC of the coarse tags (DCASE 2019 Task 5),
-mean ± standard deviation over {len(SEEDS)} seeds; all students learn from the same teacher's stored knowledge, on the
-same views in the same order for the same seed. {training["epochs"]} epochs, batches of {training["batch_size"]}, AdamW
-one-cycle at {training["learning_rate"]}, λ = {params["student"]["weights"]}, {params["teacher"]["views"]} views.
-Settings are those of `params.yaml`, chosen on the embedded data and not tuned here. {machine()}.
+mean ± standard deviation over {len(SEEDS)} seeds. All students learn from the same teacher's stored knowledge, on the
+same views in the same order for the same seed.
 
-Teacher ({metrics["teacher"]["parameters"]:,} parameters): micro AUPRC {teacher["micro_auprc"]:.3f}
-[{teacher["micro_auprc_low"]:.3f}, {teacher["micro_auprc_high"]:.3f}], macro {teacher["macro_auprc"]:.3f}.
+- {training["epochs"]} epochs, batches of {training["batch_size"]}, AdamW one-cycle at {training["learning_rate"]},
+  λ {weights}, {params["teacher"]["views"]} views: the settings of `params.yaml`, chosen on the
+  embedded data and not tuned here.
+- {machine()}.
+- Teacher ({metrics["teacher"]["parameters"]:,} parameters): micro AUPRC {teacher["micro_auprc"]:.3f}
+  [{teacher["micro_auprc_low"]:.3f}, {teacher["micro_auprc_high"]:.3f}], macro {teacher["macro_auprc"]:.3f}.
 
 | student | parameters | {" | ".join(METHODS)} |
 |---|--:|{"--:|" * len(METHODS)}
@@ -131,6 +134,7 @@ Mean difference of micro AUPRC, its 95 % interval over seeds (paired t) and p; n
 | student | difference | mean | 95 % interval | p |
 |---|---|--:|--:|--:|
 """
+    clear: list[str] = []
     pairs = [(method, "labels") for method in METHODS[1:]] + [("iusp", "sp"), ("iusp+kd", "kd")]
     for size, students in by_size.items():
         for method, other in pairs:
@@ -138,7 +142,12 @@ Mean difference of micro AUPRC, its 95 % interval over seeds (paired t) and p; n
             test = stats.ttest_rel(a, b)
             low, high = test.confidence_interval()
             mean = statistics.mean(x - y for x, y in zip(a, b, strict=True))
+            if low > 0 or high < 0:
+                clear.append(f"{method} {'above' if low > 0 else 'below'} {other} ({size})")
             text += f"| {size} | {method} - {other} | {mean:+.3f} | [{low:+.3f}, {high:+.3f}] | {test.pvalue:.3f} |\n"
+    text += (
+        f"\nClear of zero: {', '.join(clear) or 'none'}. Of the other differences these seeds do not tell the sign.\n"
+    )
     return text + "\n![micro AUPRC of every network](pictures/recordings.png)\n"
 
 

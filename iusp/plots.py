@@ -98,8 +98,7 @@ def draw_comparison(rows: Sequence[tuple[str, float, float, float, Sequence[floa
             panel.errorbar(value, -index, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=3)
             panel.plot(seeds, [-index - 0.25] * len(seeds), "|", color=colour, markersize=8)
         panel.set_yticks([-index for index in range(len(rows))], [row[0] for row in rows])
-        panel.set_xlabel(f"{label} (dot: registered network, 95 % interval over clips; ticks: every seed)")
-        panel.xaxis.label.set_fontsize(8)
+        panel.set_xlabel(f"{label}\n(dot: registered network, with its 95 % interval over clips; ticks: every seed)")
         _save(figure, path)
 
 
