@@ -67,7 +67,6 @@ def test_killed_run_resumes_to_the_same_bytes_and_keeps_what_is_there(tmp_path):
     for path in audio[1::2]:
         path.unlink()
     (tmp_path / "annotations.csv").unlink()
-    (tmp_path / "audio" / ".01_000000.flac.99.part").write_bytes(b"half a file")
 
     embedded.write(tmp_path, SEED, clips, 2, silent)
 
