@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-shared lint format mlflow results readme lock clean
+.PHONY: help run test test-shared lint format mlflow results readme lock clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ run: .venv/installed .dvc/config.local ## Audio to registered students: install,
 	iusp results
 
 test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not shared" -n 2
+	$(BIN)/python -m pytest -m "not shared" -n 2
 
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
 	$(BIN)/python -m pytest -m shared -n 2
@@ -67,4 +67,4 @@ lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
 	  --unsafe-package torch --allow-unsafe --output-file requirements-dev.lock requirements-dev.in
 
 clean: ## Remove everything that the tasks made, but for the environment
-	rm -rf data models reports mlruns mlflow.db .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf data models reports dvc_plots mlruns mlflow.db .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis

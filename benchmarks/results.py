@@ -21,8 +21,9 @@ import torch
 import yaml
 from scipy import stats
 
+from iusp.files import code_digest, digest, sha256
+
 ROOT = Path(__file__).parents[1]
-WORK = ROOT / "data" / "study"
 PICTURES = ROOT / "docs" / "pictures"
 METHODS = ("labels", "kd", "sp", "iusp", "iusp+kd")
 SIZES = {"small": 7000, "medium": 24000}
@@ -84,15 +85,17 @@ def recordings(source: Path) -> None:
         for size, parameters in SIZES.items()
         for method in METHODS
     }
-    WORK.mkdir(parents=True, exist_ok=True)
-    (WORK / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    key = digest([params, code_digest(), *(sha256(path) for path in sorted(source.glob("*.csv")))])
+    work = ROOT / "data" / "study" / key[:12]
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     steps = [("dataset", "data/dataset"), ("features", "data/features"), ("teacher", "models/teacher")]
     steps += [(f"student {name}", f"models/students/{name}") for name in params["students"]]
     for step, output in [*steps, ("evaluation", "reports/evaluation")]:
-        if not (WORK / output).exists():
-            subprocess.run([Path(sys.executable).with_name("iusp"), *step.split()], cwd=WORK, check=True)
-    metrics = json.loads((WORK / "reports/evaluation/metrics.json").read_text())
-    shutil.copy(WORK / "reports/evaluation/plots/comparison.png", PICTURES / "recordings.png")
+        if not (work / output).exists():
+            subprocess.run([Path(sys.executable).with_name("iusp"), *step.split()], cwd=work, check=True)
+    metrics = json.loads((work / "reports/evaluation/metrics.json").read_text())
+    shutil.copy(work / "reports/evaluation/plots/comparison.png", PICTURES / "recordings.png")
     (ROOT / "docs" / "results.md").write_text(page(metrics, params, source.name))
 
 

@@ -34,6 +34,8 @@ class Commands(click.Group):
             reason = str(error)
         except BrokenProcessPool:
             reason = "a worker process was killed, perhaps for want of memory; run again, it goes on where it was"
+        except BrokenPipeError:  # the reader of our output has gone: click ends quietly
+            raise
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise
@@ -148,7 +150,7 @@ def teacher(ctx: click.Context) -> None:
     from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
-    with _progress() as progress, readable_errors(), Tracker(config).step("teacher") as tracked:
+    with _progress() as progress, readable_errors(), Tracker(config, DATASET).step("teacher") as tracked:
 
         def on_epoch(row: "Row") -> None:
             progress("teacher", int(row["epoch"]), config.teacher.training.epochs, _described(row))
@@ -178,7 +180,7 @@ def student(ctx: click.Context, name: str) -> None:
     with ExitStack() as stack:
         progress = stack.enter_context(_progress())
         stack.enter_context(readable_errors())
-        tracker = Tracker(config)
+        tracker = Tracker(config, DATASET)
         tracked = {seed: stack.enter_context(tracker.step(f"{name}-seed-{seed}")) for seed in entry.seeds}
 
         def on_epoch(seed: int, row: "Row") -> None:
@@ -228,8 +230,9 @@ def results() -> None:
 
     from iusp.files import read_json
 
-    metrics, latency = read_json(EVALUATION / "metrics.json"), read_json(EVALUATION / "latency.json")
-    registered = read_json(REGISTRATION)
+    metrics = read_json(EVALUATION / "metrics.json", "split", "clips", "teacher", "students")
+    latency = read_json(EVALUATION / "latency.json", "teacher", *metrics["students"])
+    registered = read_json(REGISTRATION, "versions", "challenger")
     table = Table(title=f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips")
     table.add_column("network")
     table.add_column("method")

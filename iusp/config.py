@@ -76,19 +76,25 @@ class Dataset(Section):
     shared_sensors: Literal["report", "refuse"]
     """What to do about a sensor whose clips are in two splits."""
 
+    @model_validator(mode="after")
+    def _durations(self) -> "Dataset":
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(f"min_seconds {self.min_seconds:g} <= max_seconds {self.max_seconds:g} must hold")
+        return self
+
 
 class Features(Section):
     """The log-mel front-end."""
 
     sample_rate: Annotated[int, Field(ge=4000, le=192_000, multiple_of=50)]
     """Hz; every clip is resampled to it."""
-    clip_seconds: Positive
+    clip_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False), BeforeValidator(_number)]
     """Clips are zero-padded or cut to this length."""
     window_length: Annotated[int, Field(ge=16, multiple_of=2)]
     """Samples of the Hann window and of the FFT; even."""
     hop_length: Count
     """Samples between frames."""
-    mel_bands: Annotated[int, Field(ge=8)]
+    mel_bands: Annotated[int, Field(ge=8, le=512)]
     """Number of mel bands."""
     low_hz: NonNegative
     """Lower edge of the lowest band."""
@@ -100,7 +106,10 @@ class Features(Section):
     """Clips that one worker writes at once; a killed step loses at most one shard per worker."""
 
     @model_validator(mode="after")
-    def _band_limits(self) -> "Features":
+    def _limits(self) -> "Features":
+        samples = self.clip_seconds * self.sample_rate
+        if max(self.window_length, self.hop_length) > samples:
+            raise ValueError(f"window_length and hop_length must not exceed a clip's {samples:g} samples")
         if not self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ValueError(
                 f"low_hz {self.low_hz:g} < high_hz {self.high_hz:g} <= half of sample_rate {self.sample_rate} must hold"
@@ -153,7 +162,7 @@ class Training(Section):
     """Autocast precision; similarities stay in float32."""
     device: Device
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
-    threads: Count
+    threads: Annotated[int, Field(ge=1, le=256)]
     """CPU threads of one training. It changes the order of sums, and so the last bits of a result."""
 
 
@@ -277,9 +286,20 @@ class Config(Section):
     @model_validator(mode="after")
     def _names(self) -> "Config":
         for name in self.students:
-            if not NAME.fullmatch(name):
-                raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _")
+            if not NAME.fullmatch(name) or name == "teacher":
+                raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _, not teacher")
         return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand once: PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load(path: Path) -> Config:
@@ -290,7 +310,7 @@ def load(path: Path) -> Config:
             named by its path.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run in the project's folder or give --params FILE") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,23 +13,26 @@ from torch import Tensor
 from iusp.config import Features, TagSet
 from iusp.errors import InputError
 from iusp.files import digest, read_json
-from iusp.labels import training_targets
+from iusp.labels import SPLITS, training_targets
 from iusp.log_mel import frame_count
 from iusp.taxonomy import Taxonomy
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, *columns: str) -> pd.DataFrame:
     """Read a Parquet file that an earlier step wrote.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: it is missing or damaged, or lacks one of `columns`.
     """
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
+        if not set(columns) <= set(table):
+            raise ValueError(f"lacks {', '.join(columns)}")
+        return table
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
     except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
-        raise InputError(f"{path}: not a Parquet file ({error}); delete it and run its step again") from None
+        raise InputError(f"{path}: not what its step writes ({error}); delete it and run its step again") from None
 
 
 def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
@@ -75,7 +77,7 @@ class FeatureSet:
 
     def filenames(self, split: str) -> list[str]:
         """Return the clips' names in the order of the packed file."""
-        index = read_table(self.folder / "index.parquet")
+        index = read_table(self.folder / "index.parquet", "audio_filename", "split")
         return index.loc[index["split"] == split, "audio_filename"].tolist()
 
 
@@ -90,15 +92,16 @@ def read_features(folder: Path) -> FeatureSet:
     Raises:
         InputError: it is missing or incomplete.
     """
-    description: dict[str, Any] = read_json(folder / "features.json")
-    return FeatureSet(
-        folder=folder,
-        config=Features.model_validate(description["config"]),
-        digest=description["digest"],
-        mean=torch.tensor(description["mean"], dtype=torch.float32),
-        std=torch.tensor(description["std"], dtype=torch.float32),
-        clips=description["clips"],
-    )
+    path = folder / "features.json"
+    description = read_json(path, "config", "digest", "mean", "std", "clips")
+    try:
+        config = Features.model_validate(description["config"])
+        mean, std = torch.tensor([description["mean"], description["std"]]).reshape(2, config.mel_bands)
+        clips = {split: int(description["clips"][split]) for split in SPLITS}
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not what the features step writes ({reason}); run it again") from None
+    return FeatureSet(folder, config, description["digest"], mean, std, clips)
 
 
 def split_labels(dataset: Path, features: FeatureSet, split: str) -> pd.DataFrame:
@@ -107,7 +110,7 @@ def split_labels(dataset: Path, features: FeatureSet, split: str) -> pd.DataFram
     Raises:
         InputError: features and labels are not of the same clips.
     """
-    labels = read_table(dataset / "labels.parquet")
+    labels = read_table(dataset / "labels.parquet", "audio_filename", "split")
     labels = labels[labels["split"] == split].reset_index(drop=True)
     if labels["audio_filename"].tolist() != features.filenames(split):
         raise InputError(

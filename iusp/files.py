@@ -68,18 +68,21 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that an earlier step wrote.
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON object that an earlier step wrote.
 
     Raises:
-        InputError: the file is missing or is not JSON.
+        InputError: the file is missing, is not JSON or lacks one of `keys`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or not set(keys) <= set(value):
+            raise ValueError(f"lacks {', '.join(keys)}")
+        return value
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a JSON file ({error}); delete it and run its step again") from None
+        raise InputError(f"{path}: not what its step writes ({error}); delete it and run its step again") from None
 
 
 def code_digest() -> str:

@@ -168,7 +168,7 @@ def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:
         InputError: the knowledge is of other clips, features, tags or another teacher.
     """
     folder = teacher / "knowledge"
-    description = read_json(folder / "knowledge.json")
+    description = read_json(folder / "knowledge.json", "augmentation", "seed", "views")
     for name, value in _belonging(teacher, data).items():
         if description.get(name) != value:
             raise InputError(f"{folder}: is about other {name} than those at hand; run the teacher step again")

@@ -219,8 +219,8 @@ def _presences(annotations: pd.DataFrame, taxonomy: Taxonomy, coarse: Coarse) ->
     if missing := [tag for tag in needed if tag not in found]:
         kind, other = ("fine", "as-published") if coarse == "from-fine" else ("coarse", "from-fine")
         raise InputError(
-            f"the annotations lack the {kind} columns {_shortened(missing)}, which dataset.coarse: {coarse} needs; "
-            f"set dataset.coarse: {other}"
+            f"the annotations lack the {kind} columns {_shortened(missing)}, which coarse: {coarse} needs; "
+            f"choose coarse: {other} (dataset.coarse in params.yaml, --coarse of iusp score)"
         )
     if coarse == "from-fine":
         for category, tag in taxonomy.coarse.items():

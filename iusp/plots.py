@@ -18,6 +18,8 @@ from iusp.training import Row
 TEACHER_COLOUR = "black"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
+    # Names of clips and tags come from outside: a $ in one is no formula.
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -44,15 +46,17 @@ def draw_precision_recall(curves: Mapping[str, Mapping[str, Curve]], taxonomy: T
         path: PNG to write.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 9))
-        axes: NDArray[Any] = figure.subplots(3, 3, sharex=True, sharey=True)
-        for panel, (category, tag) in zip(
-            axes.flat, {"micro": "micro average", **taxonomy.coarse}.items(), strict=False
-        ):
+        titles = {"micro": "micro average", **taxonomy.coarse}
+        rows = -(-len(titles) // 3)
+        figure = Figure(figsize=(9, 3 * rows))
+        axes: NDArray[Any] = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+        for panel, (category, tag) in zip(axes.flat, titles.items(), strict=False):
             for index, (network, by_category) in enumerate(curves.items()):
                 curve = by_category[category]
                 colour = _colour(index - 1) if index else TEACHER_COLOUR
-                panel.plot(curve.recall, curve.precision, color=colour, linewidth=1.2, label=network)
+                # The metric's end points, and precision 0 where nothing is found, are no part of the picture.
+                real = (curve.recall > 0) & (curve.precision > 0)
+                panel.plot(curve.recall[real], curve.precision[real], color=colour, linewidth=1.2, label=network)
             panel.set_title(tag, fontsize=9)
         for panel in axes[-1]:
             panel.set_xlabel("recall")
@@ -122,11 +126,15 @@ def draw_frame_similarities(
             row[0].imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, seconds, 0, log_mel.shape[1]))
             row[0].set_title(caption, fontsize=7)
             row[0].set_yticks([])
+            # One scale for the networks of a clip; the diagonal, far above the rest, may saturate.
+            brightest = max(float(np.percentile(matrix, 98)) for matrix in similarities.values())
             for panel, network in zip(row[1:], networks, strict=True):
-                panel.imshow(similarities[network], origin="lower", extent=(0, seconds, 0, seconds), cmap="magma")
+                extent = (0, seconds, 0, seconds)
+                panel.imshow(similarities[network], "magma", origin="lower", extent=extent, vmin=0, vmax=brightest)
                 panel.set_xticks([])
                 panel.set_yticks([])
         for panel, network in zip(axes[0, 1:], networks, strict=True):
             panel.set_title(network, fontsize=8)
-        axes[-1, 0].set_xlabel("seconds")
+        for panel in axes[-1]:
+            panel.set_xlabel(f"0 to {seconds:g} s")
         _save(figure, path)

@@ -1,6 +1,7 @@
 """The MLflow model registry: every student is a version of one registered model."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def _log_model(network: Tagger, description: Mapping[str, Any], student: Path, r
     mlflow.set_tracking_uri(tracking_uri())
     # MLflow explains itself at length to people who log models by hand.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="No complete tensor found")  # PyTorch, about exporting an LSTM
     with mlflow.start_run(run_id):
         info = mlflow.pytorch.log_model(
             Probabilities(network).eval(),

@@ -1,7 +1,7 @@
 """MLflow runs: one for each step, under one parent for each execution of the pipeline.
 
-An execution is named by what it computes (its params and code), or by IUSP_EXECUTION where an orchestrator sets it: a
-killed pipeline that is started again goes on in the same runs, and nothing is counted twice.
+An execution is named by what it computes (its params, code and data), or by IUSP_EXECUTION where an orchestrator sets
+it: a killed pipeline that is started again goes on in the same runs, and nothing is counted twice.
 """
 
 import logging
@@ -18,14 +18,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from sqlalchemy.exc import SQLAlchemyError
 
 from iusp import __version__
 from iusp.config import Config
 from iusp.errors import InputError
-from iusp.files import code_digest, digest
+from iusp.files import code_digest, digest, read_json
 
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Its seven retries would let a wrong address pass for work for four minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -38,29 +41,35 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def execution_name(config: Config) -> str:
-    """Return the name under which the runs of this params.yaml and this code are kept."""
-    return os.environ.get("IUSP_EXECUTION") or digest([config.model_dump(mode="json"), code_digest()])[:12]
+def execution_name(config: Config, data: str) -> str:
+    """Return the name under which the runs of these params, this code and this data (a digest) are kept."""
+    return os.environ.get("IUSP_EXECUTION") or digest([config.model_dump(mode="json"), code_digest(), data])[:12]
 
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turn MLflow's exceptions into one line that names the server.
+    """Turn what MLflow and its database raise into one line that names the server.
 
     Raises:
-        InputError: instead of MlflowException.
+        InputError: instead.
     """
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, ModuleNotFoundError) as error:
         # A URI may hold a password, and MLflow repeats it.
-        message = re.sub(r"//[^/@\s]+@", "//", f"MLflow at {tracking_uri()}: {' '.join(error.message.split())}")
+        message = re.sub(r"//\S*@", "//", f"MLflow at {tracking_uri()}: {' '.join(str(error).split())}")
         raise InputError(f"{message[:300]}; check MLFLOW_TRACKING_URI") from None
 
 
 def _git_commit() -> str | None:
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    command = ["git", "rev-parse", "--show-cdup", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    # Where the way up is not empty, this is an unpacked archive in somebody's repository.
+    up, commit = answer.splitlines()
+    return None if up else commit
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -121,8 +130,8 @@ class StepRun:
 class Tracker:
     """The runs of one execution of the pipeline."""
 
-    def __init__(self, config: Config) -> None:
-        self.execution = execution_name(config)
+    def __init__(self, config: Config, dataset: Path) -> None:
+        self.execution = execution_name(config, read_json(dataset / "dataset.json", "digest")["digest"])
         self.client = MlflowClient(tracking_uri())
         name = config.registration.experiment
         experiment = self.client.get_experiment_by_name(name)

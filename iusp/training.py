@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,20 @@ def predict(network: Tagger, log_mel: NDArray[np.float16], batch_size: int = 64)
     return torch.cat(scores).numpy().astype(np.float64)
 
 
+def read_record(folder: Path) -> list[Row]:
+    """Read the training record that `train` wrote into `folder`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = folder / "record.csv"
+    try:
+        rows = pd.read_csv(path).astype(float).to_dict("records")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a training record ({error}); run its step again") from None
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
 def _keep_memory() -> None:
     """Have glibc keep what is freed.
 
@@ -266,7 +281,10 @@ def train(
     )
     state = _State(record=[], best={})
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        try:
+            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError, OSError):
+            raise InputError(f"{checkpoint}: damaged; delete it, and training begins again") from None
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
@@ -280,7 +298,7 @@ def train(
         row |= _epoch(network, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
         row["validate_micro_auprc"] = data.validation_auprc(network)
         if not all(map(math.isfinite, row.values())):
-            raise InputError(f"{folder.name}: training diverged in epoch {epoch + 1}; lower the learning_rate")
+            raise InputError(f"training diverged in epoch {epoch + 1}; lower training.learning_rate")
         state.record.append(row)
         if row["validate_micro_auprc"] > state.best_score:
             state.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

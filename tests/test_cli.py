@@ -92,15 +92,36 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
 
 def test_an_mlflow_that_is_not_there_is_one_line_without_its_password(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
+    (project.folder / "data/dataset").mkdir(parents=True)
+    (project.folder / "data/dataset/dataset.json").write_text('{"digest": "d"}')
     done = project.run(
         "iusp",
         "teacher",
         check=False,
-        MLFLOW_TRACKING_URI="http://user:secret-word@127.0.0.1:9",
+        MLFLOW_TRACKING_URI="http://user:secret-word/p@ss@127.0.0.1:9",
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
     )
     assert "MLflow at http://127.0.0.1:9" in refused(done)
     assert "secret-word" not in done.stdout + done.stderr
+    assert "p@ss" not in done.stdout + done.stderr
+
+
+def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    (project.folder / "data/dataset").mkdir(parents=True)
+    (project.folder / "data/dataset/dataset.json").write_text('{"digest": "d"}')
+    (project.folder / "mlflow.db").write_bytes(b"no database " * 1000)
+    assert "MLflow at sqlite:///mlflow.db" in refused(project.run("iusp", "teacher", check=False))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", ""])
+def test_what_another_program_wrote_is_one_line(tmp_path: Path, content: str) -> None:
+    project = Project(tmp_path / "project")
+    for name in ("models/teacher/config.json", "reports/evaluation/metrics.json", "data/dataset/dataset.json"):
+        (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / name).write_text(content)
+    assert "metrics.json: not what its step writes" in refused(project.run("iusp", "results", check=False))
+    assert "dataset.json: not what its step writes" in refused(project.run("iusp", "teacher", check=False))
 
 
 def test_score_prints_json_and_refuses_in_one_line(tmp_path: Path) -> None:

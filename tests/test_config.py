@@ -55,6 +55,9 @@ def test_the_projects_own_file_is_read() -> None:
         (("students", "small", "seeds"), [1, 1], "seeds [1, 1] must differ"),
         (("students", "small", "seeds"), [], "students.small.seeds"),
         (("students", "../up"), {}, "students.../up"),
+        (("dataset", "min_seconds"), 100, "min_seconds 100 <= max_seconds 60 must hold"),
+        (("features", "clip_seconds"), 0.01, "must not exceed a clip's 160 samples"),
+        (("student", "training", "threads"), 100_000, "student.training.threads"),
         (("students",), {}, "students: Dictionary should have at least 1 item"),
         (("registration", "model_name"), "a/b", "registration.model_name"),
     ],
@@ -77,9 +80,10 @@ def test_a_missing_key_is_named_and_all_problems_at_once(tmp_path: Path, params:
     assert "colour: no such key" in message
 
 
-def test_a_name_that_is_no_name_is_refused(tmp_path: Path, params: dict) -> None:
-    params["students"]["Small-1"] = params["students"]["small"]
-    assert "students.Small-1: a student's name is lower-case letters, digits and _" in refusal(tmp_path, params)
+@pytest.mark.parametrize("name", ["Small-1", "teacher"])
+def test_a_name_that_is_no_students_is_refused(tmp_path: Path, params: dict, name: str) -> None:
+    params["students"][name] = params["students"]["small"]
+    assert f"students.{name}: a student's name is lower-case letters, digits and _" in refusal(tmp_path, params)
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1\n- 2\n", "just words", "\x00"])
@@ -129,3 +133,8 @@ def test_weights_of_a_student_override_the_common_ones(params: dict) -> None:
     }
     config = Config.model_validate(params)
     assert config.students["a"].loss_weights(config.student.weights) == {"kd": 3.0, "iusp": 30.0}
+
+
+def test_a_key_may_stand_once(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert "the key features is there twice" in refusal(tmp_path, f"{text}\nfeatures: {{}}\n")

@@ -74,7 +74,7 @@ def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
     Raises:
         InputError: a file is missing, damaged, or the weights are not of the config's network.
     """
-    config = read_json(folder / "config.json")
+    config: dict[str, Any] = read_json(folder / "config.json", "architecture", "width", "tags", "features")
     weights = folder / "weights.safetensors"
     try:
         network = build(config["architecture"], config["width"], len(config["tags"]), config["features"]["mel_bands"])

@@ -25,7 +25,7 @@ from iusp.progress import Progress
 from iusp.report import write_report
 from iusp.scoring import score_table, truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
-from iusp.training import predict
+from iusp.training import predict, read_record
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     taxonomy = read_taxonomy(inputs.dataset / "taxonomy.yaml")
     features = read_features(inputs.features)
     split = "test" if features.clips["test"] else "validate"
-    students = {name: read_json(folder / "student.json") for name, folder in inputs.students.items()}
+    students = {
+        name: read_json(folder / "student.json", "validate_micro_auprc", "best_seed")
+        for name, folder in inputs.students.items()
+    }
     folders = {"teacher": inputs.teacher} | {
         f"{name}-seed-{seed}": inputs.students[name] / f"seed-{seed}"
         for name, student in students.items()
@@ -75,8 +78,8 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     # Of each student, the seed that is best on validate is the one that is registered and shown.
     chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
     key = [config.model_dump(), features.digest, sha256(inputs.dataset / "labels.parquet"), code_digest()]
-    key += [sha256(folder / "weights.safetensors") for folder in folders.values()]
-    tags = read_json(inputs.teacher / "config.json")["tags"]
+    key += [students, {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}]
+    tags = read_json(inputs.teacher / "config.json", "tags")["tags"]
     # One thread sums in the same order on every machine.
     torch.set_num_threads(1)
     with work_folder(output, digest(key)) as work:
@@ -100,7 +103,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         write_json(work / "latency.json", latency)
         _draw(work, judge, {name: scores[network] for name, network in chosen.items()}, metrics)
         draw_training(
-            {name: _record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png"
+            {name: read_record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png"
         )
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
@@ -124,7 +127,7 @@ def _predict_all(
 
 
 def _cost(folder: Path, features: FeatureSet) -> dict[str, Any]:
-    description = read_json(folder / "config.json")
+    description = read_json(folder / "config.json", "architecture", "width", "tags", "parameters")
     macs = multiply_accumulates(
         description["architecture"], description["width"], len(description["tags"]), features.config
     )
@@ -134,10 +137,6 @@ def _cost(folder: Path, features: FeatureSet) -> dict[str, Any]:
         "macs": macs,
         "bytes": (folder / "weights.safetensors").stat().st_size,
     }
-
-
-def _record(folder: Path) -> list[dict[str, float]]:
-    return pd.read_csv(folder / "record.csv").to_dict("records")  # type: ignore[return-value]
 
 
 class _Judge:

@@ -61,7 +61,7 @@ def run(
     Raises:
         InputError: a clip cannot be read any more, or there is no training clip.
     """
-    index = read_table(dataset / "index.parquet")
+    index = read_table(dataset / "index.parquet", "audio_filename", "split", "sha256")
     digest = features_digest(config, list(zip(index["audio_filename"], index["sha256"], strict=True)))
     clips = {split: int((index["split"] == split).sum()) for split in SPLITS}
     if not clips["train"]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from iusp.config import Config
 from iusp.files import read_json, sha256, write_json
 from iusp.registry import register, set_challenger
 from iusp.tracking import Tracker, readable_errors
+from iusp.training import read_record
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,13 @@ def run(config: Config, inputs: Inputs, output: Path) -> dict[str, Any]:
     Raises:
         InputError: MLflow cannot be reached, or refuses.
     """
-    metrics = read_json(inputs.evaluation / "metrics.json")
-    data = read_json(inputs.dataset / "dataset.json")
+    metrics = read_json(inputs.evaluation / "metrics.json", "teacher", "students", "split")
+    data = read_json(inputs.dataset / "dataset.json", "digest")
     with readable_errors():
-        tracker = Tracker(config)
+        tracker = Tracker(config, inputs.dataset)
         lineage = {
             "iusp.data": data["digest"],
-            "iusp.features": read_json(inputs.features / "features.json")["digest"],
+            "iusp.features": read_json(inputs.features / "features.json", "digest")["digest"],
             "iusp.teacher": sha256(inputs.teacher / "weights.safetensors"),
         }
         tracker.parent.tags(lineage)
@@ -106,8 +105,8 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 def _network(tracker: Tracker, name: str, params: Mapping[str, Any], folder: Path, numbers: Mapping[str, Any]) -> str:
     with tracker.step(name) as run:
         run.params(params)
-        for row in pd.read_csv(folder / "record.csv").to_dict("records"):
-            run.row({str(key): float(value) for key, value in row.items()})
+        for row in read_record(folder):
+            run.row(row)
         run.metrics(_numbers(numbers))
         run.artifacts([folder / "config.json"])
         return run.run_id

@@ -124,7 +124,7 @@ def _connect(rows: "SimpleQueue[tuple[int, Row]]") -> None:
 def _train(job: Job) -> dict[str, Any]:
     """Train one seed in a process of its own."""
     job.folder.mkdir(exist_ok=True)
-    data = read_training_data(job.dataset, job.features, read_json(job.teacher / "config.json")["predicts"])
+    data = read_training_data(job.dataset, job.features, read_json(job.teacher / "config.json", "predicts")["predicts"])
     knowledge = read_knowledge(job.teacher, data)
     network, description = new_network(
         job.student.architecture, job.student.parameters, data, job.common.training, job.seed
