@@ -1,0 +1,76 @@
+"""MLflow runs on a real sqlite store: one parent for each execution, nothing twice."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from iusp.config import load
+from iusp.errors import InputError
+from iusp.files import write_json
+from iusp.tracking import Tracker, readable_errors
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def _store(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("IUSP_EXECUTION", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def tracker(folder: Path, data: str) -> Tracker:
+    write_json(folder / data / "dataset.json", {"digest": data})
+    return Tracker(load(ROOT / "params.yaml"), folder / data)
+
+
+def test_an_execution_is_found_again_and_other_data_are_another_one(tmp_path: Path) -> None:
+    first = tracker(tmp_path, "one")
+    assert tracker(tmp_path, "one").parent.run_id == first.parent.run_id
+    assert tracker(tmp_path, "two").parent.run_id != first.parent.run_id
+
+
+def test_an_orchestrator_may_name_the_execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IUSP_EXECUTION", "workflow-7")
+    assert tracker(tmp_path, "three").parent.run_id == tracker(tmp_path, "four").parent.run_id
+
+
+def test_what_is_logged_twice_is_there_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        one = tracker(tmp_path, "five")
+        with one.step("teacher") as run:
+            run.params({"training": {"epochs": 2}, "seed": 0})
+            for epoch in (1, 2):
+                run.row({"epoch": epoch, "loss_labels": 0.5 / epoch})
+            run.metrics({"coarse.micro_auprc": 0.5})
+    history = one.client.get_metric_history(run.run_id, "loss_labels")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.5), (2, 0.25)]
+    assert len(one.client.get_metric_history(run.run_id, "coarse.micro_auprc")) == 1
+    assert one.client.get_run(run.run_id).data.params == {"training.epochs": "2", "seed": "0"}
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (InputError, "FAILED")])
+def test_a_step_that_ends_badly_says_so(tmp_path: Path, error: type[BaseException], status: str) -> None:
+    one = tracker(tmp_path, "six")
+    with pytest.raises(error), one.step("teacher") as run:
+        raise error
+    assert one.client.get_run(run.run_id).info.status == status
+
+
+def test_passwords_do_not_reach_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+nodriver://user:s3/cr@t@127.0.0.1:9/mlflow")
+    with pytest.raises(InputError) as error, readable_errors():
+        tracker(tmp_path, "seven")
+    assert "cr@t" not in str(error.value)
+    assert "s3" not in str(error.value)
+
+
+def test_git_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    one = tracker(tmp_path, "eight")
+    assert "mlflow.source.git.commit" not in one.client.get_run(one.parent.run_id).data.tags
