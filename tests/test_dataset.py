@@ -225,7 +225,7 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
 
 def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
     listing = tmp_path / "out.quarantine.csv"
-    with pytest.raises(InputError, match=r"15 of 20 clips .0\.75 .*is 0\.5.*misplaced\.wav: no such file") as refusal:
+    with pytest.raises(InputError, match=r"15 of 20 clips .75\.0%, .*is 0\.5.*misplaced\.wav: no such file") as refusal:
         dataset.run(config(damaged, max_bad_share=0.5), tmp_path / "out", silent, workers=1)
     assert str(listing) in str(refusal.value)
     assert "\n" not in str(refusal.value)

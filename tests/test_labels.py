@@ -217,9 +217,9 @@ def test_as_published_needs_the_coarse_columns_and_from_fine_the_fine_ones(tmp_p
     coarse = [f"{tag}_presence" for tag in SMALL.coarse_tags]
     only_coarse = read_annotations(write(tmp_path, [row(tags="1")], fine), SMALL)
     only_fine = read_annotations(write(tmp_path, [row(tags="1-X")], coarse), SMALL)
-    with pytest.raises(InputError, match=r"set dataset\.coarse: as-published"):
+    with pytest.raises(InputError, match=r"choose coarse: as-published"):
         derive_labels(only_coarse, SMALL, "any", "from-fine")
-    with pytest.raises(InputError, match=r"set dataset\.coarse: from-fine"):
+    with pytest.raises(InputError, match=r"choose coarse: from-fine"):
         derive_truth(only_fine, SMALL, "train", "as-published")
     assert targets(derive_labels(only_coarse, SMALL, "any", "as-published"), "a.wav") == {"1_engine": 1, "2_dog": 0}
     assert targets(derive_labels(only_fine, SMALL, "any", "from-fine"), "a.wav")["1_engine"] == 1

@@ -285,7 +285,7 @@ def _check_share(table: pd.DataFrame, max_bad_share: float, output: Path) -> Non
         _write_reasons(listing, bad)
         examples = [f"{name}: {reason}" for name, reason in zip(bad["audio_filename"], bad["reason"], strict=True)]
         raise InputError(
-            f"{len(bad)} of {len(table)} clips ({share:.1%}, dataset.max_bad_share is {max_bad_share:.1%}) are "
+            f"{len(bad)} of {len(table)} clips ({share:.1%}, dataset.max_bad_share is {max_bad_share:g}) are "
             f"bad ({_some(examples)}); all are listed in {listing}: repair or remove them"
         )
 
