@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
+
+# A busy machine is no failure, and a failure must be one for everybody.
+hypothesis.settings.register_profile("iusp", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("iusp")
 
 ROOT = Path(__file__).parents[1]
 # The pipeline at its smallest: everything real, nothing good.
