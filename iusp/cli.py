@@ -1,10 +1,7 @@
-"""The command line. It alone prints; every step imports what it needs when it is called."""
+"""The command line; every step imports what it needs when it is called."""
 
 import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +12,8 @@ from iusp.errors import InputError
 
 if TYPE_CHECKING:
     from iusp.config import Config
-    from iusp.progress import Progress
-    from iusp.training import Row
 
-DATASET, FEATURES = Path("data/dataset"), Path("data/features")
+DATASET, RECORDINGS, FEATURES = Path("data/dataset"), Path("data/recordings"), Path("data/features")
 TEACHER, STUDENTS = Path("models/teacher"), Path("models/students")
 EVALUATION, REGISTRATION = Path("reports/evaluation"), Path("reports/registration.json")
 
@@ -28,20 +23,10 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        try:
+        from iusp.console import readable_failures
+
+        with readable_failures():
             return super().invoke(ctx)
-        except InputError as error:
-            reason = str(error)
-        except BrokenProcessPool:
-            reason = "a worker process was killed, perhaps for want of memory; run again, it goes on where it was"
-        except BrokenPipeError:  # the reader of our output has gone: click ends quietly
-            raise
-        except OSError as error:
-            if error.filename is None and error.errno is None:
-                raise
-            reason = f"{error.filename or 'disk'}: {error.strerror}"
-        click.echo(f"iusp: {reason}", err=True)
-        sys.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,59 +55,20 @@ def _config(ctx: click.Context) -> "Config":
     return load(ctx.obj)
 
 
-@contextmanager
-def _progress() -> Iterator["Progress"]:
-    """Draw bars on a terminal; elsewhere print the lines that are worth keeping, and each tenth of a task."""
-    if not sys.stdout.isatty():
-        tenths: dict[str, int] = {}
-
-        def line(task: str, done: int, total: int, message: str = "") -> None:
-            tenth = 10 * done // max(total, 1)
-            if message or tenth != tenths.get(task, 0):
-                tenths[task] = tenth
-                click.echo(f"{task}: {done}/{total}{f', {message}' if message else ''}")
-
-        yield line
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
-    )
-    with Bars(*columns) as bars:
-        identifiers: dict[str, Any] = {}
-
-        def bar(task: str, done: int, total: int, message: str = "") -> None:
-            if task not in identifiers:
-                identifiers[task] = bars.add_task(task, total=total, message="")
-            bars.update(identifiers[task], completed=done, total=total, message=message)
-
-        yield bar
-
-
-def _described(row: "Row") -> str:
-    losses = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.4f}" for name in row if name.startswith("loss_"))
-    return f"loss {losses}; validate micro AUPRC {row['validate_micro_auprc']:.3f}"
-
-
 @main.command()
 @click.pass_context
 def dataset(ctx: click.Context) -> None:
     """Collect, check, index and label the recordings.
 
-    Reads params.yaml's `dataset`; writes data/dataset. Source `embedded` generates city scenes; source `folder` takes
-    over a folder in SONYC-UST's format. Bad clips go to data/dataset/quarantine.csv with their reasons.
+    Reads params.yaml's `dataset`; writes data/dataset and, the audio alone, data/recordings. Source `embedded`
+    generates city scenes; source `folder` takes over a folder in SONYC-UST's format. Bad clips go to
+    data/dataset/quarantine.csv with their reasons.
     """
+    from iusp.console import shown_progress
     from iusp.steps.dataset import run
 
-    with _progress() as progress:
-        run(_config(ctx).dataset, DATASET, progress)
+    with shown_progress() as progress:
+        run(_config(ctx).dataset, DATASET, RECORDINGS, progress)
 
 
 @main.command()
@@ -130,12 +76,13 @@ def dataset(ctx: click.Context) -> None:
 def features(ctx: click.Context) -> None:
     """Compute log-mel features, packed per split.
 
-    Reads params.yaml's `features` and data/dataset; writes data/features.
+    Reads params.yaml's `features`, data/dataset and data/recordings; writes data/features.
     """
+    from iusp.console import shown_progress
     from iusp.steps.features import run
 
-    with _progress() as progress:
-        run(_config(ctx).features, DATASET, FEATURES, progress)
+    with shown_progress() as progress:
+        run(_config(ctx).features, DATASET, RECORDINGS, FEATURES, progress)
 
 
 @main.command()
@@ -146,17 +93,13 @@ def teacher(ctx: click.Context) -> None:
     Reads params.yaml's `teacher` and `augmentation`, data/dataset and data/features; writes models/teacher. Losses and
     AUPRC go to MLflow after each epoch.
     """
-    from iusp.steps.teacher import run
+    from iusp.console import train_teacher
     from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
-    with _progress() as progress, readable_errors(), Tracker(config, DATASET).step("teacher") as tracked:
-
-        def on_epoch(row: "Row") -> None:
-            progress("teacher", int(row["epoch"]), config.teacher.training.epochs, _described(row))
-            tracked.row(row)
-
-        run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, progress, on_epoch)
+    with readable_errors():
+        tracker = Tracker.of(config, DATASET)
+    train_teacher(config.teacher, config.augmentation, tracker, DATASET, FEATURES, TEACHER)
 
 
 @main.command()
@@ -168,27 +111,16 @@ def student(ctx: click.Context, name: str) -> None:
     Reads params.yaml's `student` and `students.NAME`, data and models/teacher; writes models/students/NAME. Losses and
     AUPRC go to MLflow after each epoch.
     """
-    from contextlib import ExitStack
-
-    from iusp.steps.student import run
+    from iusp.console import train_student
     from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
     if name not in config.students:
         raise InputError(f"{ctx.obj}: there is no students.{name}, only {', '.join(config.students)}")
+    with readable_errors():
+        tracker = Tracker.of(config, DATASET)
     entry = config.students[name]
-    with ExitStack() as stack:
-        progress = stack.enter_context(_progress())
-        stack.enter_context(readable_errors())
-        tracker = Tracker(config, DATASET)
-        tracked = {seed: stack.enter_context(tracker.step(f"{name}-seed-{seed}")) for seed in entry.seeds}
-
-        def on_epoch(seed: int, row: "Row") -> None:
-            epochs = config.student.training.epochs
-            progress(f"{name} ({entry.method}), seed {seed}", int(row["epoch"]), epochs, _described(row))
-            tracked[seed].row(row)
-
-        run(entry, config.student, DATASET, FEATURES, TEACHER, STUDENTS / name, on_epoch)
+    train_student(name, entry, config.student, tracker, DATASET, FEATURES, TEACHER, STUDENTS / name)
 
 
 @main.command()
@@ -199,11 +131,12 @@ def evaluation(ctx: click.Context) -> None:
     Reads params.yaml's `evaluation`, data and models; writes reports/evaluation: metrics.json, latency.json,
     predictions in the challenge's format, pictures and report.html.
     """
+    from iusp.console import shown_progress
     from iusp.steps.evaluation import Inputs, run
 
     config = _config(ctx)
-    inputs = Inputs(DATASET, FEATURES, TEACHER, {name: STUDENTS / name for name in config.students})
-    with _progress() as progress:
+    inputs = Inputs(DATASET, FEATURES, TEACHER, {name: [STUDENTS / name] for name in config.students})
+    with shown_progress() as progress:
         run(config.evaluation, inputs, EVALUATION, progress)
 
 
@@ -215,11 +148,14 @@ def registration(ctx: click.Context) -> None:
     Completes the MLflow runs of this execution and makes each student a version of one registered model, with the alias
     `challenger` for the best on validate. MLFLOW_TRACKING_URI names the server; sqlite:///mlflow.db without it.
     """
-    from iusp.steps.registration import Inputs, run
+    from iusp.steps.registration import run
+    from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
-    students = {name: STUDENTS / name for name in config.students}
-    run(config, Inputs(DATASET, FEATURES, TEACHER, students, EVALUATION), REGISTRATION)
+    with readable_errors():
+        tracker = Tracker.of(config, DATASET)
+        run(config, tracker, DATASET, EVALUATION, REGISTRATION)
+        tracker.finish("FINISHED")
 
 
 @main.command()

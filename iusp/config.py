@@ -1,6 +1,7 @@
 """`params.yaml`, typed: every knob of the pipeline, once, frozen, with nothing unknown let through."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from iusp.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 METHODS = ("kd", "sp", "iusp")
+STEPS = ("dataset", "features", "teacher", "student", "evaluation", "registration")
 TagSet = Literal["coarse", "fine", "both"]
 Architecture = Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
 
@@ -263,6 +265,99 @@ class Registration(Section):
     """Registered model of which every student becomes a version."""
 
 
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[KMGT]i?)?$")]
+"""As Kubernetes writes it: `500m`, `2`, `4Gi`."""
+
+
+class Toleration(Section):
+    """Lets a pod onto nodes with this taint."""
+
+    key: str | None = None
+    """The taint's key; any where there is none."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """How `value` is compared."""
+    value: str | None = None
+    """The taint's value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect; any where there is none."""
+
+
+class Accelerator(Section):
+    """Accelerators of one pod."""
+
+    resource: str
+    """The device plugin's name of it, such as `nvidia.com/gpu`."""
+    count: Count
+    """How many."""
+
+
+class Volume(Section):
+    """A claim that is mounted into the dataset step's pod."""
+
+    claim: str
+    """Name of the PersistentVolumeClaim."""
+    path: Annotated[str, Field(pattern=r"^/.+")]
+    """Where it is mounted; `dataset.path` is a folder below."""
+
+
+class Pod(Section):
+    """What a step's pods ask of the cluster."""
+
+    cpu: Quantity
+    """Cores, requested and limited."""
+    memory: Quantity
+    """Bytes, requested and limited."""
+    accelerator: Accelerator | None
+    """Accelerators of one pod, if any."""
+    retries: Annotated[int, Field(ge=0)]
+    """How often a failed pod is tried again."""
+    backoff_seconds: Count
+    """Pause before the first retry; it doubles with each further one."""
+    timeout_seconds: Count
+    """A pod that takes longer is ended."""
+    node_selector: dict[str, str]
+    """Labels of the nodes that it may run on."""
+    tolerations: list[Toleration]
+    """Taints that it bears."""
+
+
+class Kubeflow(Section):
+    """How the pipeline runs on a cluster. Nothing here changes a result."""
+
+    image: str
+    """Of the steps that need torch: docker/Dockerfile's target `cpu` or `cuda`."""
+    light_image: str
+    """Of the others: target `light`."""
+    user: Annotated[int, Field(ge=1)]
+    """User id of all pods, never root's."""
+    parallelism: Count
+    """Parts of the features, or students, at once."""
+    feature_parts: Count
+    """Pods that the features are divided among."""
+    mlflow_secret: str | None
+    """Secret with MLFLOW_TRACKING_URI and, if the server asks, MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
+    storage_secret: str | None
+    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION."""
+    volume: Volume | None
+    """Recordings on a volume of the cluster."""
+    pod: Pod
+    """Of every step."""
+    steps: dict[str, dict[str, Any]]
+    """By the step's name, the keys of `pod` in which it differs."""
+
+    def pod_of(self, step: str) -> Pod:
+        """Return what the pods of a step ask for."""
+        return Pod.model_validate(self.pod.model_dump() | self.steps.get(step, {}))
+
+    @model_validator(mode="after")
+    def _steps(self) -> "Kubeflow":
+        for step in self.steps:
+            if step not in STEPS:
+                raise ValueError(f"steps.{step}: there is no such step, only {', '.join(STEPS)}")
+            self.pod_of(step)
+        return self
+
+
 class Config(Section):
     """The whole of `params.yaml`."""
 
@@ -282,6 +377,12 @@ class Config(Section):
     """The judgement."""
     registration: Registration
     """The registry."""
+    kubeflow: Kubeflow
+    """The cluster."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that shapes results: everything but `kubeflow`, as `params.yaml` has it."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"kubeflow"})
 
     @model_validator(mode="after")
     def _names(self) -> "Config":
@@ -302,8 +403,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path) -> Config:
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
     """Read and check a `params.yaml`.
+
+    Args:
+        path: the file.
+        changes: `key.of.it=value` (YAML) to be used instead of what it says.
 
     Raises:
         InputError: the file is missing, is not YAML, or a key is unknown, missing or ill-typed; every such key is
@@ -315,6 +420,8 @@ def load(path: Path) -> Config:
         raise InputError(f"{path}: {error.strerror}; run in the project's folder or give --params FILE") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    for change in changes:
+        _change(document, change)
     try:
         return Config.model_validate(document)
     except ValidationError as error:
@@ -324,3 +431,17 @@ def load(path: Path) -> Config:
             for detail in error.errors()
         ]
         raise InputError(f"{path}: {'; '.join(problems)} (iusp config --schema tells what is allowed)") from None
+
+
+def _change(document: Any, change: str) -> None:
+    """Set one key of a document in place."""
+    key, equals, value = change.partition("=")
+    *parents, last = key.split(".")
+    try:
+        for parent in parents:
+            document = document[parent]
+        document[last] = yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
+    except (KeyError, TypeError, yaml.YAMLError):
+        equals = ""
+    if not equals:
+        raise InputError(f"{change}: not KEY=VALUE of a key that there is, such as teacher.training.epochs=30")

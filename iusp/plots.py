@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from iusp.files import atomic
 from iusp.metrics import Curve
+from iusp.records import Row
 from iusp.taxonomy import Taxonomy
-from iusp.training import Row
 
 TEACHER_COLOUR = "black"
 STYLE: dict[Any, Any] = {

@@ -1,7 +1,8 @@
 """MLflow runs: one for each step, under one parent for each execution of the pipeline.
 
 An execution is named by what it computes (its params, code and data), or by IUSP_EXECUTION where an orchestrator sets
-it: a killed pipeline that is started again goes on in the same runs, and nothing is counted twice.
+it: a killed pipeline that is started again goes on in the same runs, and nothing is counted twice. Where Kubeflow's own
+MLflow plugin has made a parent, that one is joined.
 """
 
 import logging
@@ -41,9 +42,9 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def execution_name(config: Config, data: str) -> str:
-    """Return the name under which the runs of these params, this code and this data (a digest) are kept."""
-    return os.environ.get("IUSP_EXECUTION") or digest([config.model_dump(mode="json"), code_digest(), data])[:12]
+def execution_name(settings: Mapping[str, Any], data: str) -> str:
+    """Return the name under which the runs of these settings, this code and this data (a digest) are kept."""
+    return os.environ.get("IUSP_EXECUTION") or digest([settings, code_digest(), data])[:12]
 
 
 @contextmanager
@@ -130,14 +131,64 @@ class StepRun:
 class Tracker:
     """The runs of one execution of the pipeline."""
 
-    def __init__(self, config: Config, dataset: Path) -> None:
-        self.execution = execution_name(config, read_json(dataset / "dataset.json", "digest")["digest"])
+    def __init__(self, experiment: str, execution: str) -> None:
+        self.execution = execution
         self.client = MlflowClient(tracking_uri())
-        name = config.registration.experiment
-        experiment = self.client.get_experiment_by_name(name)
-        self.experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(name)
-        self.parent = self._find_or_create("pipeline", f"pipeline {self.execution}", None)
-        self.parent.params(config.model_dump(mode="json", by_alias=True))
+        plugin = self._plugin_parent()
+        if plugin:
+            self.experiment_id = plugin.info.experiment_id
+            self.parent = StepRun(self.client, plugin)
+            self.parent.tags({EXECUTION_TAG: execution, STEP_TAG: "pipeline"})
+        else:
+            self.experiment_id = self._experiment(experiment)
+            self.parent = self._find_or_create("pipeline", f"pipeline {execution}", None)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        try:
+            return found.experiment_id if found else self.client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            # Another process created it in this moment.
+            return self._experiment(name)
+
+    @classmethod
+    def of(cls, config: Config, dataset: Path) -> "Tracker":
+        """Return the runs of these settings, this code and the data in a folder, and say in the parent what they are.
+
+        Args:
+            config: the whole of params.yaml.
+            dataset: folder that the dataset step wrote.
+
+        Raises:
+            InputError: there is no data set.
+        """
+        data = read_json(dataset / "dataset.json", "digest")["digest"]
+        tracker = cls(config.registration.experiment, execution_name(config.settings(), data))
+        tracker.describe(config)
+        return tracker
+
+    @classmethod
+    def joined(cls) -> "Tracker":
+        """Return the runs of the execution that the orchestrator names in IUSP_EXECUTION and MLFLOW_EXPERIMENT_NAME."""
+        return cls(os.environ["MLFLOW_EXPERIMENT_NAME"], os.environ["IUSP_EXECUTION"])
+
+    def _plugin_parent(self) -> Run | None:
+        """Return the run that Kubeflow's MLflow plugin made for the whole pipeline.
+
+        The plugin names the task's own run in MLFLOW_RUN_ID; its parent, or parent's parent (loops), is the pipeline's.
+        """
+        run_id = os.environ.get("MLFLOW_RUN_ID")
+        run = None
+        while run_id:
+            run = self.client.get_run(run_id)
+            run_id = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+        return run
+
+    def describe(self, config: Config) -> None:
+        """Log settings and versions of the execution."""
+        self.parent.params(config.settings())
         versions = {"iusp.code": code_digest(), "iusp.version": __version__, MLFLOW_GIT_COMMIT: _git_commit()}
         self.parent.tags({name: value for name, value in versions.items() if value})
 
@@ -168,6 +219,6 @@ class Tracker:
             raise
         self.client.set_terminated(run.run_id, "FINISHED")
 
-    def finish(self) -> None:
-        """End the execution's parent run."""
-        self.client.set_terminated(self.parent.run_id, "FINISHED")
+    def finish(self, status: str) -> None:
+        """End the execution's parent run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.parent.run_id, status)

@@ -1,6 +1,8 @@
 """One training loop for teachers and students: exactly resumable, and the same bytes from the same seed on the CPU."""
 
 import ctypes
+import io
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from iusp import models
+from iusp import distributed, models
 from iusp.augmentation import View, augment
 from iusp.config import TagSet, Training
 from iusp.errors import InputError
@@ -23,11 +25,9 @@ from iusp.features import FeatureSet, LabelledClips, labelled_clips, read_featur
 from iusp.files import atomic
 from iusp.metrics import score
 from iusp.models.layers import Tagger
+from iusp.records import Row
 from iusp.scoring import score_table, truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
-
-# Rows of a training record: epoch, learning rate, each loss's weighted mean, validate's micro-averaged AUPRC.
-Row = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,25 @@ def read_training_data(dataset: Path, features: Path, tags: TagSet) -> TrainingD
 
 
 def label_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Return the binary cross-entropy, averaged over the tags (B, K) whose truth is known."""
+    """Return the binary cross-entropy, averaged over the tags (B, K), of all ranks, whose truth is known."""
     losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    return (losses * mask).sum() / mask.sum().clamp_min(1)
+    return distributed.summed((losses * mask).sum()) / distributed.summed(mask.sum()).clamp_min(1)
 
 
 def choose_device(name: str) -> torch.device:
     """Return the device of a name; `auto` is the first accelerator there is, else the CPU.
 
+    Several ranks on a machine take a GPU each.
+
     Raises:
         InputError: there is no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        # Ranks cannot exchange what lies on mps.
+        mps = torch.backends.mps.is_available() and distributed.ranks() == 1
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if name == "cuda" and distributed.ranks() > 1:
+        name = f"cuda:{torch.distributed.get_node_local_rank()}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError):
@@ -126,19 +132,19 @@ def batches(
     device: torch.device,
     knowledge: Mapping[str, NDArray[np.float16]],
 ) -> Iterator[Batch]:
-    """Stream one epoch of a view's batches; an incomplete last batch is left out.
+    """Stream this rank's share of one epoch of a view's batches; an incomplete last batch is left out.
 
     Args:
         data: the training split (N clips).
         view: how they are augmented.
         order: permutation of the clips.
-        batch_size: B; all clips where there are fewer.
+        batch_size: B, of all ranks together; all clips where there are fewer.
         device: where the batches go.
         knowledge: the teacher's, about this view, by name.
     """
     size = min(batch_size, len(order))
     for start in range(0, len(order) - size + 1, size):
-        rows = order[start : start + size]
+        rows = np.array_split(order[start : start + size], distributed.ranks())[distributed.rank()]
         log_mel, targets, mask = augment(view, data.clips, rows, data.features.mean)
         yield Batch(
             log_mel.to(device),
@@ -192,20 +198,6 @@ def predict(network: Tagger, log_mel: NDArray[np.float16], batch_size: int = 64)
     return torch.cat(scores).numpy().astype(np.float64)
 
 
-def read_record(folder: Path) -> list[Row]:
-    """Read the training record that `train` wrote into `folder`.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = folder / "record.csv"
-    try:
-        rows = pd.read_csv(path).astype(float).to_dict("records")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a training record ({error}); run its step again") from None
-    return [{str(name): value for name, value in row.items()} for row in rows]
-
-
 def _keep_memory() -> None:
     """Have glibc keep what is freed.
 
@@ -216,6 +208,18 @@ def _keep_memory() -> None:
     if mallopt:
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest that it takes
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+
+
+def _read_checkpoint(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
+    """Load on every rank what the first finds; None where there is none."""
+    there = distributed.rank() == 0 and checkpoint.exists()
+    content = distributed.from_first(checkpoint.read_bytes() if there else None)
+    if content is None:
+        return None
+    try:
+        return dict(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
+    except (RuntimeError, EOFError, UnpicklingError):
+        raise InputError(f"{checkpoint}: damaged; delete it, and training begins again") from None
 
 
 @dataclass
@@ -242,7 +246,8 @@ def train(
 
     `folder` gets `weights.safetensors`, `config.json` and `record.csv`. A checkpoint is written into it after each
     epoch; where there is one, training goes on from it and ends where an undisturbed run ends. Where the training is
-    finished, its network is loaded.
+    finished, its network is loaded. Of several ranks the first alone reads and writes the folder, validates and tells
+    of epochs.
 
     Args:
         network: to be trained, on its device.
@@ -258,51 +263,55 @@ def train(
         `description` with the epoch that was kept and its micro-averaged AUPRC on validate.
 
     Raises:
-        InputError: training diverges.
+        InputError: training diverges, or a batch has fewer clips than there are ranks.
     """
-    device = network.device
+    device, first = network.device, distributed.rank() == 0
     _keep_memory()
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Filling memory that is overwritten anyway costs time and changes nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    checkpoint = folder / "checkpoint.pt"
-    if (folder / "config.json").exists():
-        checkpoint.unlink(missing_ok=True)
-        finished, description = models.load(folder)
-        network.load_state_dict(finished.state_dict())
-        return description
+    batch_size = min(config.batch_size, len(data.clips))
+    if batch_size < distributed.ranks():
+        raise InputError(f"{distributed.ranks()} processes cannot share batches of {batch_size} clips; start fewer")
+    checkpoint, finished = folder / "checkpoint.pt", folder / "config.json"
+    described = distributed.from_first(finished.read_bytes() if first and finished.exists() else None)
+    if described is not None:
+        if first:
+            checkpoint.unlink(missing_ok=True)
+            network.load_state_dict(models.load(folder)[0].state_dict())
+        return dict(json.loads(described))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         config.learning_rate,
         epochs=config.epochs,
-        steps_per_epoch=len(data.clips) // min(config.batch_size, len(data.clips)),
+        steps_per_epoch=len(data.clips) // batch_size,
     )
     state = _State(record=[], best={})
-    if checkpoint.exists():
-        try:
-            saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError, OSError):
-            raise InputError(f"{checkpoint}: damaged; delete it, and training begins again") from None
+    if (saved := _read_checkpoint(checkpoint, device)) is not None:
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
         state = _State(**saved["state"])
-        for row in state.record:
+        for row in state.record if first else []:
             on_epoch(row)
+    trained = distributed.shared(network)
     for epoch in range(len(state.record), config.epochs):
         if epoch - state.best_epoch > config.patience:
             break
         row = {"epoch": epoch + 1, "learning_rate": float(schedule.get_last_lr()[0])}
-        row |= _epoch(network, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
-        row["validate_micro_auprc"] = data.validation_auprc(network)
+        row |= _epoch(trained, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
+        auprc = torch.tensor(data.validation_auprc(network) if first else 0.0, dtype=torch.float64)
+        row["validate_micro_auprc"] = float(distributed.summed(auprc))
         if not all(map(math.isfinite, row.values())):
             raise InputError(f"training diverged in epoch {epoch + 1}; lower training.learning_rate")
         state.record.append(row)
         if row["validate_micro_auprc"] > state.best_score:
             state.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
             state.best_epoch, state.best_score = epoch, row["validate_micro_auprc"]
+        if not first:
+            continue
         with atomic(checkpoint) as temporary:
             torch.save(
                 {
@@ -316,15 +325,16 @@ def train(
         on_epoch(row)
     network.load_state_dict(state.best)
     description |= {"epoch": state.best_epoch + 1, "validate_micro_auprc": state.best_score}
-    with atomic(folder / "record.csv") as temporary:
-        pd.DataFrame(state.record).to_csv(temporary, index=False)
-    models.save(folder, network, description)
-    checkpoint.unlink()
+    if first:
+        with atomic(folder / "record.csv") as temporary:
+            pd.DataFrame(state.record).to_csv(temporary, index=False)
+        models.save(folder, network, description)
+        checkpoint.unlink()
     return description
 
 
 def _epoch(
-    network: Tagger,
+    network: nn.Module,
     epoch_batches: Iterator[Batch],
     losses: Callable[[Tensor, Tensor, Batch], dict[str, Tensor]],
     optimiser: torch.optim.Optimizer,

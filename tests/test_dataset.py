@@ -65,6 +65,14 @@ ROWS = [
 ]
 
 
+def recordings(output):
+    return output.with_name(f"{output.name}-recordings")
+
+
+def ingest(settings, output, workers=1):
+    return dataset.run(settings, output, recordings(output), silent, workers)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return make(tmp_path_factory.mktemp("source") / "data", ROWS)
@@ -73,12 +81,12 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ingested(source, tmp_path_factory):
     output = tmp_path_factory.mktemp("output") / "dataset"
-    return output, dataset.run(config(source), output, silent, workers=1)
+    return output, ingest(config(source), output, workers=1)
 
 
 def test_audio_is_taken_over_as_it_came(source, ingested):
     output, _ = ingested
-    assert tree(output / "audio") == tree(source / "audio")
+    assert tree(recordings(output)) == tree(source / "audio")
     for name in ("annotations.csv", "taxonomy.yaml"):
         assert (output / name).read_bytes() == (source / name).read_bytes()
 
@@ -118,28 +126,33 @@ def test_the_summary(ingested):
     for kind in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "shared_sensors"):
         assert summary[kind] == {"count": 0, "names": []}
     assert {path.name for path in output.iterdir()} == {
-        *("audio", "annotations.csv", "taxonomy.yaml", "index.parquet", "labels.parquet"),
+        *("annotations.csv", "taxonomy.yaml", "index.parquet", "labels.parquet"),
         *("quarantine.csv", "unmatched.csv", "dataset.json"),
     }
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(output.parent.iterdir()) == [output, recordings(output)]
 
 
 def test_two_workers_write_the_same_bytes(source, ingested, tmp_path):
-    dataset.run(config(source), tmp_path / "out", silent, workers=2)
+    ingest(config(source), tmp_path / "out", workers=2)
     assert tree(tmp_path / "out") == tree(ingested[0])
+    assert tree(recordings(tmp_path / "out")) == tree(recordings(ingested[0]))
 
 
 def test_its_own_output_is_a_source_and_a_run_replaces_the_last_one(ingested, tmp_path):
+    shutil.copytree(ingested[0], tmp_path / "source")
+    shutil.copytree(recordings(ingested[0]), tmp_path / "source/audio")
     output = tmp_path / "out"
-    output.mkdir()
-    (output / "old").touch()
-    dataset.run(config(ingested[0]), output, silent, workers=1)
+    for folder in (output, recordings(output)):
+        folder.mkdir()
+        (folder / "old").touch()
+    ingest(config(tmp_path / "source"), output, workers=1)
     assert tree(output) == tree(ingested[0])
+    assert tree(recordings(output)) == tree(recordings(ingested[0]))
 
 
 def test_the_digest_follows_labels_and_audio(source, ingested, tmp_path):
     changed = config(source, coarse="as-published")
-    summary = dataset.run(changed, tmp_path / "out", silent, workers=1)
+    summary = ingest(changed, tmp_path / "out", workers=1)
     assert summary["positives"]["validate"]["2_machinery-impact"] == 2
     assert summary["digest"] != ingested[1]["digest"]
 
@@ -148,12 +161,12 @@ def test_the_embedded_data_set_goes_the_same_way(tmp_path):
     small = DEFAULTS.clips.model_copy(update={"train": 3, "validate_": 2, "test": 1})
     embedded = DEFAULTS.model_copy(update={"clips": small})
     for workers in (1, 2):
-        summary = dataset.run(embedded, tmp_path / f"out{workers}", silent, workers)
+        summary = ingest(embedded, tmp_path / f"out{workers}", workers)
     assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
     assert summary["clips"] == {"train": 3, "validate": 2, "test": 1}
     assert not (tmp_path / "out2/generated").exists()
     index = pd.read_parquet(tmp_path / "out2/index.parquet")
-    assert sorted(index["audio_filename"]) == sorted(path.name for path in (tmp_path / "out2/audio").iterdir())
+    assert sorted(index["audio_filename"]) == sorted(path.name for path in recordings(tmp_path / "out2").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +200,11 @@ def damaged(tmp_path_factory):
 def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
     notes = []
     summary = dataset.run(
-        config(damaged, max_bad_share=1.0), tmp_path / "out", lambda *call: notes.extend(call[3:]), workers=2
+        config(damaged, max_bad_share=1.0),
+        tmp_path / "out",
+        recordings(tmp_path / "out"),
+        lambda *call: notes.extend(call[3:]),
+        workers=2,
     )
     output = tmp_path / "out"
     found = reasons(output / "quarantine.csv")
@@ -212,7 +229,7 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
         "audio/stray.wav": dataset.NO_ANNOTATION,
         "train/misplaced.wav": dataset.NO_ANNOTATION,
     }
-    assert sorted(path.name for path in (output / "audio").iterdir()) == ["good.wav", "own.wav", "silent.wav"]
+    assert sorted(path.name for path in recordings(output).iterdir()) == ["good.wav", "own.wav", "silent.wav"]
     assert len(pd.read_parquet(output / "labels.parquet")) == len(pd.read_parquet(output / "index.parquet")) == 3
     assert summary["quarantined"]["count"] == len(expected)
     assert summary["missing"] == {"count": 2, "names": ["misplaced.wav", "gone.wav"]}
@@ -226,36 +243,36 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
 def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
     listing = tmp_path / "out.quarantine.csv"
     with pytest.raises(InputError, match=r"15 of 20 clips .75\.0%, .*is 0\.5.*misplaced\.wav: no such file") as refusal:
-        dataset.run(config(damaged, max_bad_share=0.5), tmp_path / "out", silent, workers=1)
+        ingest(config(damaged, max_bad_share=0.5), tmp_path / "out", workers=1)
     assert str(listing) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert len(reasons(listing)) == 15
     assert reasons(listing)["gone.wav"] == dataset.NO_FILE
     assert not (tmp_path / "out").exists()
-    dataset.run(config(damaged, max_bad_share=0.75), tmp_path / "out", silent, workers=1)
-    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    ingest(config(damaged, max_bad_share=0.75), tmp_path / "out", workers=1)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out", recordings(tmp_path / "out")]
 
 
 @pytest.mark.parametrize("only", [row("a.wav", annotator=-1), row("a.wav", everything=True)])
 def test_nothing_usable_is_refused(tmp_path, only):
     folder = make(tmp_path / "data", [only])
     with pytest.raises(InputError, match="no clip has both audio and ground truth"):
-        dataset.run(config(folder), tmp_path / "out", silent, workers=1)
+        ingest(config(folder), tmp_path / "out", workers=1)
 
 
 def test_sensors_that_cross_splits(tmp_path):
     rows = [row("a.wav", sensor=3), row("b.wav", "validate", 0, sensor=3), row("c.wav", "test", 0, sensor=4)]
     folder = make(tmp_path / "data", rows)
     with pytest.raises(InputError, match="sensors with clips in two splits: 3; move"):
-        dataset.run(config(folder, shared_sensors="refuse"), tmp_path / "out", silent, workers=1)
-    summary = dataset.run(config(folder), tmp_path / "out", silent, workers=1)
+        ingest(config(folder, shared_sensors="refuse"), tmp_path / "out", workers=1)
+    summary = ingest(config(folder), tmp_path / "out", workers=1)
     assert summary["shared_sensors"] == {"count": 1, "names": ["3"]}
 
 
 def test_unknown_sensors_are_not_shared(tmp_path):
     folder = make(tmp_path / "data", [row("a.wav", sensor=""), row("b.wav", "validate", 0, sensor="")])
     refusing = config(folder, shared_sensors="refuse")
-    assert dataset.run(refusing, tmp_path / "out", silent, workers=1)["shared_sensors"]["count"] == 0
+    assert ingest(refusing, tmp_path / "out", workers=1)["shared_sensors"]["count"] == 0
 
 
 def test_the_annotations_may_have_another_name(source, tmp_path):
@@ -286,20 +303,20 @@ def test_a_folder_without_what_is_needed(tmp_path, names, message):
     for name in names:
         (folder / name).touch()
     with pytest.raises(InputError, match=message):
-        dataset.run(config(folder), tmp_path / "out", silent)
+        ingest(config(folder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_no_folder(tmp_path):
     with pytest.raises(InputError, match="no such folder; set dataset"):
-        dataset.run(config(tmp_path / "none"), tmp_path / "out", silent)
+        ingest(config(tmp_path / "none"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("output", ["", "audio", "audio/out", "train", ".."])
 def test_the_output_may_not_replace_the_recordings(source, output):
     before = tree(source)
     with pytest.raises(InputError, match="write elsewhere"):
-        dataset.run(config(source), source / output, silent)
+        ingest(config(source), source / output)
     assert tree(source) == before
 
 
@@ -326,7 +343,7 @@ def atomic(path):
 
 files.atomic = atomic
 if __name__ == "__main__":
-    dataset.run(Dataset.model_validate_json(sys.argv[1]), Path(sys.argv[2]), silent, workers=1)
+    dataset.run(Dataset.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), silent, workers=1)
 """
 
 
@@ -335,23 +352,32 @@ def test_a_killed_run_resumes_and_leaves_no_process(tmp_path):
     (tmp_path / "hanging.py").write_text(HANGING)
     output = tmp_path / "killed/out"
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "hanging.py", config(folder).model_dump_json(by_alias=True), output],
+        [
+            sys.executable,
+            tmp_path / "hanging.py",
+            config(folder).model_dump_json(by_alias=True),
+            output,
+            recordings(output),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout.readline() == "half-way\n"
     process.kill()
     process.communicate(timeout=60)  # returns when the last process that could write there has ended
-    [work] = output.parent.iterdir()
-    kept = {path.name: path.stat().st_ino for path in work.glob("audio/clip*.wav")}
+    [_, work] = sorted(output.parent.iterdir(), key=lambda path: "recordings" in path.name)
+    kept = {path.name: path.stat().st_ino for path in work.glob("clip*.wav")}
     assert len(kept) == 19
-    assert len(list(work.glob("audio/.clip19.wav.*.part"))) == 1
+    assert len(list(work.glob(".clip19.wav.*.part"))) == 1
 
-    dataset.run(config(folder), output, silent, workers=2)
-    assert {name: (output / "audio" / name).stat().st_ino for name in kept} == kept
-    dataset.run(config(folder), tmp_path / "undisturbed", silent, workers=1)
-    assert tree(output) == tree(tmp_path / "undisturbed")
-    assert list(output.parent.iterdir()) == [output]
+    ingest(config(folder), output, workers=2)
+    assert {name: (recordings(output) / name).stat().st_ino for name in kept} == kept
+    ingest(config(folder), tmp_path / "undisturbed", workers=1)
+    for written in (output, recordings(output)):
+        assert tree(written) == tree(
+            tmp_path / "undisturbed" if written == output else recordings(tmp_path / "undisturbed")
+        )
+    assert sorted(output.parent.iterdir()) == [output, recordings(output)]
 
 
 def test_a_changed_source_is_not_resumed_from(source, tmp_path):

@@ -199,7 +199,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("packed") / "features"
-    assert features.run(CONFIG, dataset, output, silent, workers=2) == CLIPS
+    assert features.run(CONFIG, dataset, dataset / "audio", output, silent, workers=2) == CLIPS
     return output
 
 
@@ -243,10 +243,10 @@ def test_statistics_are_of_train_alone(packed):
 
 
 def test_neither_workers_nor_shards_change_the_bytes(dataset, packed, tmp_path):
-    features.run(CONFIG, dataset, tmp_path / "alone", silent, workers=1)
+    features.run(CONFIG, dataset, dataset / "audio", tmp_path / "alone", silent, workers=1)
     assert tree(tmp_path / "alone") == tree(packed)
     whole = CONFIG.model_copy(update={"clips_per_shard": 100})
-    features.run(whole, dataset, tmp_path / "whole", silent, workers=1)
+    features.run(whole, dataset, dataset / "audio", tmp_path / "whole", silent, workers=1)
     for split in SPLITS:
         assert (tmp_path / "whole" / f"{split}.npy").read_bytes() == (packed / f"{split}.npy").read_bytes()
     assert torch.equal(read_features(tmp_path / "whole").mean, read_features(packed).mean)
@@ -265,7 +265,7 @@ def progress(task, done, total, message=""):
 
 if __name__ == "__main__":
     config = Features.model_validate_json(sys.argv[3])
-    features.run(config, Path(sys.argv[1]), Path(sys.argv[2]), progress, workers=1)
+    features.run(config, Path(sys.argv[1]), Path(sys.argv[1]) / "audio", Path(sys.argv[2]), progress, workers=1)
 """
 
 
@@ -286,13 +286,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(dataset, packed, tmp_
     assert process.returncode == -signal.SIGKILL, error.decode()
     assert not output.exists()
     (work,) = output.parent.iterdir()
-    made = len(list((work / "shards").glob("[a-z]*.npy")))
+    made = len(list((work / "parts").glob("[a-z]*.npy")))
     total = 4 + 2 + 1
     assert 2 <= made < total
     # What a kill in the middle of a small file leaves behind.
     (work / ".features.json.1.part").write_text("{")
     told = []
-    features.run(CONFIG, dataset, output, lambda task, done, total, message="": told.append((done, total)), workers=1)
+    features.run(
+        CONFIG,
+        dataset,
+        dataset / "audio",
+        output,
+        lambda task, done, total, message="": told.append((done, total)),
+        workers=1,
+    )
     assert told[0] == (made + 1, total)  # finished shards are not made again
     assert told[-1] == (total, total)
     assert {name: tree(output)[name] for name in tree(packed)} == tree(packed)
@@ -324,7 +331,7 @@ def test_a_clip_that_is_not_the_indexed_one_is_refused_by_name(dataset, tmp_path
     else:
         shutil.copy(copy / "audio" / "t4.wav", clip)
     with pytest.raises(InputError, match=r"t3\.wav") as caught:
-        features.run(CONFIG, copy, tmp_path / "features", silent, workers=1)
+        features.run(CONFIG, copy, copy / "audio", tmp_path / "features", silent, workers=1)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "features").exists()
 
@@ -333,7 +340,7 @@ def test_no_training_clip_is_refused(dataset, tmp_path):
     index = pd.read_parquet(dataset / "index.parquet")
     index[index["split"] != "train"].to_parquet(tmp_path / "index.parquet", index=False)
     with pytest.raises(InputError, match=r"index\.parquet.*training"):
-        features.run(CONFIG, tmp_path, tmp_path / "features", silent, workers=1)
+        features.run(CONFIG, tmp_path, tmp_path / "audio", tmp_path / "features", silent, workers=1)
 
 
 def test_the_digest_names_settings_clips_and_order():
@@ -442,7 +449,7 @@ def test_digital_silence_is_not_divided_by(tmp_path):
     soundfile.write(data / "audio" / "s.wav", np.zeros(4000), 8000)
     index = pd.DataFrame({"audio_filename": ["s.wav"], "split": "train", "sha256": sha256(data / "audio" / "s.wav")})
     index.to_parquet(data / "index.parquet", index=False)
-    features.run(CONFIG, data, tmp_path / "features", silent, workers=1)
+    features.run(CONFIG, data, data / "audio", tmp_path / "features", silent, workers=1)
     opened = read_features(tmp_path / "features")
     assert torch.equal(opened.std, torch.ones(16))
     assert opened.mean.tolist() == pytest.approx([float(np.float16(np.log(1e-6)))] * 16)

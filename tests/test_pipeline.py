@@ -27,7 +27,7 @@ STEPS = [
     ("registration",),
 ]
 # Measured, named by MLflow, or made from such.
-NOT_REPRODUCED = {"latency.json", "report.html", "registration.json"}
+NOT_REPRODUCED = {"latency.json", "report.html", "registration.json", "MLmodel", "model.pt2"}
 
 
 def contents(project: Project) -> dict[str, str]:
@@ -209,7 +209,7 @@ def test_two_runs_give_the_same_bytes(project: Project, undisturbed: Project) ->
 # What shows that a step is in the midst of its work: a file that it has written into its work folder.
 MIDST = {
     "dataset": "data/.dataset.work-*/generated/audio/*.flac",
-    "features": "data/.features.work-*/shards/*.npy",
+    "features": "data/.features.work-*/parts/*.npy",
     "teacher": "models/.teacher.work-*/checkpoint.pt",
     "student": "models/students/.small.work-*/seed-0/checkpoint.pt",
     "evaluation": "reports/.evaluation.work-*/predictions/teacher.csv",

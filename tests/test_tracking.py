@@ -26,7 +26,7 @@ def _store(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def tracker(folder: Path, data: str) -> Tracker:
     write_json(folder / data / "dataset.json", {"digest": data})
-    return Tracker(load(ROOT / "params.yaml"), folder / data)
+    return Tracker.of(load(ROOT / "params.yaml"), folder / data)
 
 
 def test_an_execution_is_found_again_and_other_data_are_another_one(tmp_path: Path) -> None:

@@ -62,12 +62,14 @@ class Clip:
     labelled: bool
 
 
-def run(config: Dataset, output: Path, progress: Progress, workers: int = os.cpu_count() or 1) -> dict[str, Any]:
-    """Take a data set in SONYC-UST's format over into `output`.
+def run(
+    config: Dataset, output: Path, recordings: Path, progress: Progress, workers: int = os.cpu_count() or 1
+) -> dict[str, Any]:
+    """Take a data set in SONYC-UST's format over: its tables into `output`, the recordings apart from them.
 
-    Writes
+    The recordings are large and only the features step reads them. They are written as `<audio_filename>`, the good
+    clips with ground truth, as they came. `output` gets
 
-    - `audio/<audio_filename>`: the good clips with ground truth, as they came;
     - `index.parquet`: their audio_filename, split, sensor_id, sha256, seconds, sample_rate (Hz) and channels, sorted
       by split and name;
     - `labels.parquet`: what `labels.derive_labels` returns, of the same clips in the same order;
@@ -81,6 +83,7 @@ def run(config: Dataset, output: Path, progress: Progress, workers: int = os.cpu
     Args:
         config: the source and its rules.
         output: folder to write.
+        recordings: folder to write the audio files into.
         progress: told of every clip, and of all that is worth a look.
         workers: parallel processes.
 
@@ -91,7 +94,8 @@ def run(config: Dataset, output: Path, progress: Progress, workers: int = os.cpu
         InputError: the source cannot be used, too many clips are bad (`<output>.quarantine.csv` then lists them), or
             sensors cross splits where the config refuses that.
     """
-    with files.work_folder(output, _key(config, output)) as work:
+    key = _key(config, output, recordings)
+    with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
         source = _generate(config, work, workers, progress) if config.source == "embedded" else _open(config)
         taxonomy = read_taxonomy(source.taxonomy)
         annotations = read_annotations(source.annotations, taxonomy)
@@ -105,7 +109,7 @@ def run(config: Dataset, output: Path, progress: Progress, workers: int = os.cpu
                 "split, or set dataset.shared_sensors: report"
             )
         clips, strays = _match(table, source.folder, set(labels["audio_filename"]))
-        table = table.join(_ingest(config, clips, source.folder, work / AUDIO, progress, workers))
+        table = table.join(_ingest(config, clips, source.folder, audio_work, progress, workers))
         _check_share(table, config.max_bad_share, output)
         index = table.loc[table["reason"] == "", INDEX].astype({"sample_rate": "int64", "channels": "int64"})
         if index.empty:
@@ -139,12 +143,13 @@ def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
             progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
 
 
-def _key(config: Dataset, output: Path) -> str:
+def _key(config: Dataset, *outputs: Path) -> str:
     """Digest everything that shapes the output: the code, the config and, by size and time, the files of a folder."""
     inputs: list[Any] = [files.code_digest(), config.model_dump(mode="json")]
     if config.source == "folder":
         source = _open(config)
-        _check_apart(source.folder, output)
+        for output in outputs:
+            _check_apart(source.folder, output)
         for path in (source.annotations, source.taxonomy, *_audio_files(source.folder)):
             status = path.lstat()
             inputs.append([str(path), status.st_size, status.st_mtime_ns])
@@ -225,7 +230,6 @@ def _ingest(
     config: Dataset, clips: Sequence[Clip], folder: Path, target: Path, progress: Progress, workers: int
 ) -> pd.DataFrame:
     """Take all clips over in parallel; return, in their order, `reason` (empty for the good) and what was found."""
-    target.mkdir(exist_ok=True)
     take = partial(_take, config, folder, target)
     rows = []
     with worker_pool(workers) as pool:

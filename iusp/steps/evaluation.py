@@ -1,6 +1,7 @@
 """Step 5: how good every network is, what it costs, and a report that shows it."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from iusp.config import Evaluation
 from iusp.cost import milliseconds_per_clip, multiply_accumulates
 from iusp.distillation.similarity import gram, row_normalised
 from iusp.errors import InputError
+from iusp.export import export
 from iusp.features import FeatureSet, read_features
 from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
 from iusp.metrics import Level, bootstrap, curves, interval, score
@@ -22,10 +24,11 @@ from iusp.models.layers import Tagger
 from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
 from iusp.predictions import write_predictions
 from iusp.progress import Progress
+from iusp.records import read_record
 from iusp.report import write_report
 from iusp.scoring import score_table, truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
-from iusp.training import predict, read_record
+from iusp.training import predict
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,22 @@ class Inputs:
         dataset: of the dataset step.
         features: of the features step.
         teacher: of the teacher step.
-        students: one folder for each student.
+        students: by name, what the student step wrote; several folders where several machines shared its seeds.
     """
 
     dataset: Path
     features: Path
     teacher: Path
-    students: dict[str, Path]
+    students: Mapping[str, Sequence[Path]]
 
 
 def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) -> dict[str, Any]:
     """Evaluate the teacher and every seed of every student on test (on validate where there is no test).
 
     Writes into `output`: `metrics.json` (the same bytes every time), `latency.json` (measured), `predictions/*.csv` in
-    the challenge's format, `curves/*.csv`, `plots/*.png` and `report.html`, which needs nothing else.
+    the challenge's format, `curves/*.csv`, `plots/*.png`, `report.html`, which needs nothing else, and all that
+    registration needs: `features.json` and, for each network, `networks/<name>/` with its config and training record;
+    of each student's best seed also the model as it will be registered.
 
     Args:
         config: intervals, cost and pictures.
@@ -66,14 +71,10 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     taxonomy = read_taxonomy(inputs.dataset / "taxonomy.yaml")
     features = read_features(inputs.features)
     split = "test" if features.clips["test"] else "validate"
-    students = {
-        name: read_json(folder / "student.json", "validate_micro_auprc", "best_seed")
-        for name, folder in inputs.students.items()
-    }
+    seeds = {name: _seeds(folders) for name, folders in inputs.students.items()}
+    students = {name: _described(by_seed) for name, by_seed in seeds.items()}
     folders = {"teacher": inputs.teacher} | {
-        f"{name}-seed-{seed}": inputs.students[name] / f"seed-{seed}"
-        for name, student in students.items()
-        for seed in student["validate_micro_auprc"]
+        f"{name}-seed-{seed}": folder for name, by_seed in seeds.items() for seed, folder in by_seed.items()
     }
     # Of each student, the seed that is best on validate is the one that is registered and shown.
     chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
@@ -88,7 +89,9 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         metrics = {
             "split": split,
             "clips": features.clips[split],
-            "teacher": _cost(inputs.teacher, features) | judge.evaluate(scores["teacher"]),
+            "teacher": {"sha256": sha256(inputs.teacher / "weights.safetensors")}
+            | _cost(inputs.teacher, features)
+            | judge.evaluate(scores["teacher"]),
             "students": {
                 name: student
                 | _cost(folders[chosen[name]], features)
@@ -108,7 +111,38 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
         write_report(work / "report.html", metrics, latency, taxonomy, work / "plots")
+        for name, folder in folders.items():
+            _copy(folder, ("config.json", "record.csv"), work / "networks" / name)
+        for name in students:
+            export(folders[chosen[name]], work / "networks" / chosen[name] / "model")
+        _copy(inputs.features, ("features.json",), work)
     return metrics
+
+
+def _copy(source: Path, names: Sequence[str], target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+
+
+def _seeds(folders: Sequence[Path]) -> dict[int, Path]:
+    """Return the folder of each seed of a student, in the seeds' order."""
+    found = {int(seed.name.removeprefix("seed-")): seed for folder in folders for seed in folder.glob("seed-*")}
+    if not found:
+        raise InputError(f"{', '.join(map(str, folders))}: no trained student; run the student step")
+    return dict(sorted(found.items()))
+
+
+def _described(seeds: Mapping[int, Path]) -> dict[str, Any]:
+    """Say how a student was taught, and which seed is best on validate."""
+    configs = [read_json(path / "config.json", "method", "weights", "validate_micro_auprc") for path in seeds.values()]
+    scores = {seed: config["validate_micro_auprc"] for seed, config in zip(seeds, configs, strict=True)}
+    return {
+        "method": configs[0]["method"],
+        "weights": configs[0]["weights"],
+        "validate_micro_auprc": {str(seed): score for seed, score in scores.items()},
+        "best_seed": max(scores, key=lambda seed: scores[seed]),
+    }
 
 
 def _predict_all(

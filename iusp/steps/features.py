@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
-from iusp.features import features_digest, read_table
+from iusp.features import features_digest, open_packed, read_table
 from iusp.files import atomic, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
@@ -41,7 +41,12 @@ class Shard:
 
 
 def run(
-    config: Features, dataset: Path, output: Path, progress: Progress, workers: int = os.cpu_count() or 1
+    config: Features,
+    dataset: Path,
+    recordings: Path,
+    output: Path,
+    progress: Progress,
+    workers: int = os.cpu_count() or 1,
 ) -> dict[str, int]:
     """Write `<split>.npy` (float16 (N, T, M)), `index.parquet` and `features.json` into `output`.
 
@@ -51,6 +56,7 @@ def run(
     Args:
         config: the front-end's settings.
         dataset: folder that the dataset step wrote.
+        recordings: folder of the audio files that the dataset step wrote.
         output: folder to write.
         progress: told of every shard.
         workers: parallel processes.
@@ -61,34 +67,112 @@ def run(
     Raises:
         InputError: a clip cannot be read any more, or there is no training clip.
     """
-    index = read_table(dataset / "index.parquet", "audio_filename", "split", "sha256")
-    digest = features_digest(config, list(zip(index["audio_filename"], index["sha256"], strict=True)))
-    clips = {split: int((index["split"] == split).sum()) for split in SPLITS}
-    if not clips["train"]:
-        raise InputError(f"{dataset / 'index.parquet'}: has no training clip; features are normalised by them")
+    index, digest = _read_index(config, dataset)
     with work_folder(output, digest) as folder:
-        shards = list(_shards(index, dataset / "audio", folder / "shards", config.clips_per_shard))
-        missing = [shard for shard in shards if not shard.output.exists()]
-        with worker_pool(workers, torch.set_num_threads, (1,)) as pool:
-            done = len(shards) - len(missing)
-            for _ in pool.map(_extract, missing, [config] * len(missing)):
-                done += 1
-                progress("features", done, len(shards))
-        for split in SPLITS:
-            _merge([shard.output for shard in shards if shard.split == split], folder / f"{split}.npy", config)
-        mean, std = _statistics([shard.output for shard in shards if shard.split == "train"], config.mel_bands)
-        index[["audio_filename", "split"]].to_parquet(folder / "index.parquet", index=False)
-        write_json(
-            folder / "features.json",
-            {
-                "config": config.model_dump(mode="json"),
-                "digest": digest,
-                "mean": mean.tolist(),
-                "std": std.tolist(),
-                "clips": clips,
-            },
-        )
-        shutil.rmtree(folder / "shards")
+        parts = folder / "parts"
+        parts.mkdir(exist_ok=True)
+        _extract_all(list(_shards(index, recordings, parts, config.clips_per_shard)), config, progress, workers)
+        clips = _assemble(config, index, digest, [parts], folder)
+        shutil.rmtree(parts)
+    return clips
+
+
+def extract(
+    config: Features,
+    dataset: Path,
+    recordings: Path,
+    output: Path,
+    part: int,
+    parts: int,
+    progress: Progress,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Do one part of the work of `run`, for a machine that shares it with others: every `parts`-th shard.
+
+    Args:
+        config: the front-end's settings.
+        dataset: folder that the dataset step wrote.
+        recordings: folder of the audio files that the dataset step wrote.
+        output: folder to write the shards into; what is there of an earlier, killed run is kept.
+        part: number of this part, from 0.
+        parts: into how many the work is divided.
+        progress: told of every shard.
+        workers: parallel processes.
+
+    Raises:
+        InputError: a clip cannot be read any more, or there is no training clip.
+    """
+    index, digest = _read_index(config, dataset)
+    with work_folder(output, digest) as folder:
+        shards = list(_shards(index, recordings, folder, config.clips_per_shard))[part::parts]
+        _extract_all(shards, config, progress, workers)
+
+
+def merge(config: Features, dataset: Path, parts: Sequence[Path], output: Path) -> dict[str, int]:
+    """Make of all parts that `extract` wrote what `run` writes, to the byte.
+
+    Args:
+        config: the front-end's settings.
+        dataset: folder that the dataset step wrote.
+        parts: folders that `extract` wrote.
+        output: folder to write.
+
+    Returns:
+        Clips per split.
+
+    Raises:
+        InputError: a shard is missing or of another shape.
+    """
+    index, digest = _read_index(config, dataset)
+    with work_folder(output, digest) as folder:
+        return _assemble(config, index, digest, parts, folder)
+
+
+def _read_index(config: Features, dataset: Path) -> tuple[pd.DataFrame, str]:
+    """Return the clips and the digest of everything that shapes their features."""
+    path = dataset / "index.parquet"
+    index = read_table(path, "audio_filename", "split", "sha256")
+    if not (index["split"] == "train").any():
+        raise InputError(f"{path}: has no training clip; features are normalised by them")
+    return index, features_digest(config, list(zip(index["audio_filename"], index["sha256"], strict=True)))
+
+
+def _extract_all(shards: list[Shard], config: Features, progress: Progress, workers: int) -> None:
+    missing = [shard for shard in shards if not shard.output.exists()]
+    done = len(shards) - len(missing)
+    with worker_pool(workers, torch.set_num_threads, (1,)) as pool:
+        for _ in pool.map(_extract, missing, [config] * len(missing)):
+            done += 1
+            progress("features", done, len(shards))
+
+
+def _assemble(
+    config: Features, index: pd.DataFrame, digest: str, folders: Sequence[Path], output: Path
+) -> dict[str, int]:
+    """Merge the shards that lie in `folders` and describe them."""
+    found = {path.name: path for folder in folders for path in folder.glob("*.npy")}
+    shards: dict[str, list[NDArray[np.float16]]] = {split: [] for split in SPLITS}
+    for shard in _shards(index, Path(), Path(), config.clips_per_shard):
+        path = found.get(shard.output.name)
+        if path is None:
+            raise InputError(f"{shard.output.name}: no part of the features holds it; make the parts again")
+        packed = open_packed(path, len(shard.paths), frame_count(config), config.mel_bands)
+        shards[shard.split].append(packed)
+    for split in SPLITS:
+        _merge(shards[split], output / f"{split}.npy", config)
+    clips = {split: sum(map(len, shards[split])) for split in SPLITS}
+    mean, std = _statistics(shards["train"], config.mel_bands)
+    index[["audio_filename", "split"]].to_parquet(output / "index.parquet", index=False)
+    write_json(
+        output / "features.json",
+        {
+            "config": config.model_dump(mode="json"),
+            "digest": digest,
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "clips": clips,
+        },
+    )
     return clips
 
 
@@ -112,8 +196,7 @@ def _extract(shard: Shard, config: Features) -> None:
         np.save(stream, packed)
 
 
-def _merge(shards: list[Path], output: Path, config: Features) -> None:
-    parts = [np.load(shard, mmap_mode="r") for shard in shards]
+def _merge(parts: list[NDArray[np.float16]], output: Path, config: Features) -> None:
     shape = (sum(map(len, parts)), frame_count(config), config.mel_bands)
     if not shape[0]:
         np.save(output, np.empty(shape, np.float16))
@@ -126,11 +209,11 @@ def _merge(shards: list[Path], output: Path, config: Features) -> None:
     packed.flush()
 
 
-def _statistics(shards: list[Path], bands: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _statistics(parts: list[NDArray[np.float16]], bands: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation per band over all frames, in one pass in float64."""
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
-    for shard in shards:
-        frames = np.load(shard).astype(np.float64).reshape(-1, bands)
+    for part in parts:
+        frames = part.astype(np.float64).reshape(-1, bands)
         count += len(frames)
         total += frames.sum(axis=0)
         squares += np.square(frames).sum(axis=0)

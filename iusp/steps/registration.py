@@ -1,37 +1,17 @@
 """Step 6: what was computed goes to MLflow, and every student becomes a version of one registered model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iusp.config import Config
-from iusp.files import read_json, sha256, write_json
+from iusp.files import read_json, write_json
+from iusp.records import read_record
 from iusp.registry import register, set_challenger
 from iusp.tracking import Tracker, readable_errors
-from iusp.training import read_record
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Folders that the earlier steps wrote.
-
-    Attributes:
-        dataset: of the dataset step.
-        features: of the features step.
-        teacher: of the teacher step.
-        students: one folder for each student.
-        evaluation: of the evaluation step.
-    """
-
-    dataset: Path
-    features: Path
-    teacher: Path
-    students: dict[str, Path]
-    evaluation: Path
-
-
-def run(config: Config, inputs: Inputs, output: Path) -> dict[str, Any]:
+def run(config: Config, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> dict[str, Any]:
     """Complete the MLflow runs of this execution, register the students, and write `output` (JSON).
 
     A run that exists already, because its step logged while it trained, is completed; nothing is logged or registered
@@ -39,48 +19,47 @@ def run(config: Config, inputs: Inputs, output: Path) -> dict[str, Any]:
 
     Args:
         config: the whole of params.yaml; every step's run says which part of it was its own.
-        inputs: the earlier steps' folders.
+        tracker: the execution's runs.
+        dataset: folder that the dataset step wrote.
+        evaluation: folder that the evaluation step wrote.
         output: file to write.
 
     Returns:
-        What the file says: tracking URI, registered model, version by student, challenger, the parent's run id.
+        What the file says: registered model, version by student, challenger, the parent's run id.
 
     Raises:
         InputError: MLflow cannot be reached, or refuses.
     """
-    metrics = read_json(inputs.evaluation / "metrics.json", "teacher", "students", "split")
-    data = read_json(inputs.dataset / "dataset.json", "digest")
+    metrics = read_json(evaluation / "metrics.json", "teacher", "students", "split")
+    networks = evaluation / "networks"
     with readable_errors():
-        tracker = Tracker(config, inputs.dataset)
         lineage = {
-            "iusp.data": data["digest"],
-            "iusp.features": read_json(inputs.features / "features.json", "digest")["digest"],
-            "iusp.teacher": sha256(inputs.teacher / "weights.safetensors"),
+            "iusp.data": read_json(dataset / "dataset.json", "digest")["digest"],
+            "iusp.features": read_json(evaluation / "features.json", "digest")["digest"],
+            "iusp.teacher": metrics["teacher"]["sha256"],
         }
         tracker.parent.tags(lineage)
         with tracker.step("dataset") as run:
             run.params(config.dataset.model_dump(mode="json", by_alias=True))
-            run.artifacts([inputs.dataset / name for name in ("dataset.json", "quarantine.csv", "unmatched.csv")])
+            run.artifacts([dataset / name for name in ("dataset.json", "quarantine.csv", "unmatched.csv")])
         with tracker.step("features") as run:
             run.params(config.features.model_dump(mode="json"))
-            run.artifacts([inputs.features / "features.json"])
-        _network(tracker, "teacher", config.teacher.model_dump(mode="json"), inputs.teacher, metrics["teacher"])
+            run.artifacts([evaluation / "features.json"])
+        settings = config.teacher.model_dump(mode="json")
+        _network(tracker, "teacher", settings, networks / "teacher", metrics["teacher"])
         versions = {
-            name: _student(tracker, config, name, folder, metrics["students"][name], metrics["split"], lineage)
-            for name, folder in inputs.students.items()
+            name: _student(tracker, config, name, networks, numbers, metrics["split"], lineage)
+            for name, numbers in metrics["students"].items()
         }
         with tracker.step("evaluation") as run:
             run.params(config.evaluation.model_dump(mode="json"))
             for network, numbers in {"teacher": metrics["teacher"], **metrics["students"]}.items():
                 run.metrics({f"{network}.{name}": value for name, value in _numbers(numbers).items()})
-            run.artifacts(
-                [inputs.evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")]
-            )
+            run.artifacts([evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")])
         best = max(versions, key=lambda name: max(metrics["students"][name]["validate_micro_auprc"].values()))
         set_challenger(tracker.client, config.registration.model_name, versions[best])
         with tracker.step("registration") as run:
             run.params(config.registration.model_dump(mode="json") | {"challenger": best})
-        tracker.finish()
     result = {
         "model_name": config.registration.model_name,
         "versions": versions,
@@ -116,7 +95,7 @@ def _student(
     tracker: Tracker,
     config: Config,
     name: str,
-    folder: Path,
+    networks: Path,
     numbers: Mapping[str, Any],
     split: str,
     lineage: Mapping[str, str],
@@ -128,7 +107,7 @@ def _student(
         # The chosen seed's run has all numbers, the others' have what was measured of them.
         known = numbers if int(seed) == numbers["best_seed"] else {"coarse": {"micro_auprc": auprc}}
         runs[int(seed)] = _network(
-            tracker, f"{name}-seed-{seed}", params | {"seed": seed}, folder / f"seed-{seed}", known
+            tracker, f"{name}-seed-{seed}", params | {"seed": seed}, networks / f"{name}-seed-{seed}", known
         )
     best = numbers["best_seed"]
     tags: dict[str, Any] = {
@@ -145,4 +124,5 @@ def _student(
     }
     for kind in ("micro_auprc", "macro_auprc"):
         tags |= {key: numbers["coarse"][key] for key in (kind, f"{kind}_low", f"{kind}_high")}
-    return register(tracker.client, config.registration.model_name, runs[best], folder / f"seed-{best}", tags)
+    model = networks / f"{name}-seed-{best}" / "model"
+    return register(tracker.client, config.registration.model_name, runs[best], model, tags)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from iusp.config import Student, StudentTraining
 from iusp.distillation.losses import NEEDS, distillation_losses
-from iusp.files import code_digest, digest, read_json, sha256, work_folder, write_json
+from iusp.files import code_digest, digest, read_json, sha256, work_folder
 from iusp.knowledge import read_knowledge
 from iusp.parallel import worker_pool
+from iusp.records import Row
 from iusp.training import (
     Batch,
-    Row,
     batches,
     epoch_order,
     label_loss,
@@ -62,8 +62,8 @@ def run(
     output: Path,
     on_epoch: Callable[[int, Row], None],
     cores: int = os.cpu_count() or 1,
-) -> dict[str, Any]:
-    """Write `seed-<seed>/` (weights, config, record) for each seed, and `student.json`, into `output`.
+) -> dict[int, dict[str, Any]]:
+    """Write `seed-<seed>/` (weights, config, record) for each seed into `output`.
 
     Seeds are trained in parallel processes, as many as the cores allow; that does not change a byte. A killed run goes
     on from each seed's last epoch.
@@ -79,7 +79,7 @@ def run(
         cores: to be used.
 
     Returns:
-        What `student.json` says: method, seeds with their micro-averaged AUPRC on validate, and the best seed.
+        Each seed's `config.json`.
 
     Raises:
         InputError: labels, features and knowledge do not fit, or training diverges.
@@ -102,15 +102,7 @@ def run(
                 else:
                     on_epoch(*rows.get())
             descriptions = [future.result() for future in futures]
-        scores = {str(one["seed"]): one["validate_micro_auprc"] for one in descriptions}
-        summary = {
-            "method": student.method,
-            "weights": weights,
-            "validate_micro_auprc": scores,
-            "best_seed": max(descriptions, key=lambda one: one["validate_micro_auprc"])["seed"],
-        }
-        write_json(folder / "student.json", summary)
-    return summary
+    return {one["seed"]: one for one in descriptions}
 
 
 _rows: "SimpleQueue[tuple[int, Row]]"

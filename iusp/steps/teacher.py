@@ -1,19 +1,21 @@
 """Step 3: train the teacher and store what it knows of every training clip."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from iusp import distributed
 from iusp.augmentation import draw_view
 from iusp.config import Augmentations, Teacher
 from iusp.files import code_digest, digest, sha256, work_folder
 from iusp.knowledge import write_knowledge
 from iusp.progress import Progress
+from iusp.records import Row
 from iusp.training import (
     Batch,
-    Row,
     batches,
     epoch_order,
     label_loss,
@@ -34,7 +36,9 @@ def run(
 ) -> dict[str, Any]:
     """Write `weights.safetensors`, `config.json`, `record.csv` and `knowledge/` into `output`.
 
-    A killed run goes on from its last epoch, or its last view of knowledge, and ends with the same bytes.
+    A killed run goes on from its last epoch, or its last view of knowledge, and ends with the same bytes. The ranks of
+    a `distributed.group` train together; the first alone then asks the teacher for its knowledge, whose files are so
+    those of one process to the byte, and which one process can take up again.
 
     Args:
         config: the teacher's settings.
@@ -65,7 +69,9 @@ def run(
         return {"labels": label_loss(logits, batch.targets, batch.mask)}
 
     inputs = [config.model_dump(), augmentation.model_dump(), data.features.digest, sha256(dataset / "labels.parquet")]
-    with work_folder(output, digest([*inputs, code_digest()])) as folder:
+    first = distributed.rank() == 0
+    with work_folder(output, digest([*inputs, code_digest()])) if first else nullcontext(output) as folder:
         description = train(network, description, data, epoch_batches, losses, config.training, folder, on_epoch)
-        write_knowledge(folder, network.eval(), data, augmentation.views, config.seed, config.views, progress)
+        if first:
+            write_knowledge(folder, network.eval(), data, augmentation.views, config.seed, config.views, progress)
     return description

@@ -1,0 +1,122 @@
+"""What the command line and a cluster's pods show people: progress, and errors in one line."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from iusp.config import Augmentations, Student, StudentTraining, Teacher
+from iusp.errors import InputError
+from iusp.progress import Progress
+from iusp.records import Row
+
+if TYPE_CHECKING:
+    from iusp.tracking import Tracker
+
+
+@contextmanager
+def readable_failures() -> Iterator[None]:
+    """Turn what went wrong for the user into one line and exit status 2."""
+    try:
+        yield
+        return
+    except InputError as error:
+        reason = str(error)
+    except BrokenProcessPool:
+        reason = "a worker process was killed, perhaps for want of memory; run again, it goes on where it was"
+    except BrokenPipeError:  # the reader of our output has gone: click ends quietly
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        reason = f"{error.filename or 'disk'}: {error.strerror}"
+    click.echo(f"iusp: {reason}", err=True)
+    sys.exit(2)
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Draw bars on a terminal; elsewhere print the lines that are worth keeping, and each tenth of a task."""
+    if not sys.stdout.isatty():
+        tenths: dict[str, int] = {}
+
+        def line(task: str, done: int, total: int, message: str = "") -> None:
+            tenth = 10 * done // max(total, 1)
+            if message or tenth != tenths.get(task, 0):
+                tenths[task] = tenth
+                click.echo(f"{task}: {done}/{total}{f', {message}' if message else ''}")
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[message]}"),
+    )
+    with Bars(*columns) as bars:
+        identifiers: dict[str, Any] = {}
+
+        def bar(task: str, done: int, total: int, message: str = "") -> None:
+            if task not in identifiers:
+                identifiers[task] = bars.add_task(task, total=total, message="")
+            bars.update(identifiers[task], completed=done, total=total, message=message)
+
+        yield bar
+
+
+def _described(row: Row) -> str:
+    losses = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.4f}" for name in row if name.startswith("loss_"))
+    return f"loss {losses}; validate micro AUPRC {row['validate_micro_auprc']:.3f}"
+
+
+def train_teacher(
+    config: Teacher, augmentation: Augmentations, tracker: "Tracker", dataset: Path, features: Path, output: Path
+) -> dict[str, Any]:
+    """Run the teacher step; each epoch is shown, and logged to MLflow, when it ends."""
+    from iusp.steps.teacher import run
+    from iusp.tracking import readable_errors
+
+    with shown_progress() as progress, readable_errors(), tracker.step("teacher") as tracked:
+
+        def on_epoch(row: Row) -> None:
+            progress("teacher", int(row["epoch"]), config.training.epochs, _described(row))
+            tracked.row(row)
+
+        return run(config, augmentation, dataset, features, output, progress, on_epoch)
+
+
+def train_student(
+    name: str,
+    student: Student,
+    common: StudentTraining,
+    tracker: "Tracker",
+    dataset: Path,
+    features: Path,
+    teacher: Path,
+    output: Path,
+) -> dict[int, dict[str, Any]]:
+    """Run the student step; each epoch of each seed is shown, and logged to MLflow, when it ends."""
+    from iusp.steps.student import run
+    from iusp.tracking import readable_errors
+
+    with ExitStack() as stack:
+        progress = stack.enter_context(shown_progress())
+        stack.enter_context(readable_errors())
+        tracked = {seed: stack.enter_context(tracker.step(f"{name}-seed-{seed}")) for seed in student.seeds}
+
+        def on_epoch(seed: int, row: Row) -> None:
+            task = f"{name} ({student.method}), seed {seed}"
+            progress(task, int(row["epoch"]), common.training.epochs, _described(row))
+            tracked[seed].row(row)
+
+        return run(student, common, dataset, features, teacher, output, on_epoch)

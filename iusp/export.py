@@ -1,0 +1,65 @@
+"""A trained student as the model that is registered and served: no pickle, no code of ours needed to load it."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import mlflow.pytorch
+import numpy as np
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from iusp import models
+from iusp.config import Features
+from iusp.log_mel import frame_count
+from iusp.models.layers import Tagger
+
+
+class Probabilities(nn.Module):
+    """A network that returns probabilities alone, as users of the registry expect."""
+
+    def __init__(self, network: Tagger) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Turn log-mel (B, T, M) into probabilities (B, K)."""
+        logits: Tensor = self.network(log_mel)[0]
+        return logits.sigmoid()
+
+
+def export(student: Path, output: Path) -> None:
+    """Write an MLflow model: an exported program from log-mel (B, T, M) to probabilities (B, K).
+
+    It has a signature and an input example; the student's weights, config and training record lie beside it.
+
+    Args:
+        student: folder with `weights.safetensors`, `config.json` and `record.csv`.
+        output: folder to write.
+
+    Raises:
+        InputError: the student cannot be loaded.
+    """
+    network, description = models.load(student)
+    config = Features.model_validate(description["features"])
+    frames, bands, tags = frame_count(config), config.mel_bands, len(description["tags"])
+    # The exporter takes a batch of one for a constant.
+    example = np.zeros((2, frames, bands), np.float32)
+    # MLflow explains itself at length to people who log models by hand.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="No complete tensor found")  # PyTorch, about exporting an LSTM
+    mlflow.pytorch.save_model(
+        Probabilities(network).eval(),
+        output,
+        # Unnamed: MLflow hands a named tensor over as a dictionary, which its own PyTorch flavour refuses.
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, frames, bands))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, tags))]),
+        ),
+        input_example=example,
+        serialization_format="pt2",
+        extra_files=[str(student / name) for name in ("weights.safetensors", "config.json", "record.csv")],
+        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+    )

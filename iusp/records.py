@@ -1,0 +1,24 @@
+"""The training record: one row for each epoch."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from iusp.errors import InputError
+
+# Epoch, learning rate, each loss's weighted mean, validate's micro-averaged AUPRC.
+Row = dict[str, float]
+
+
+def read_record(folder: Path) -> list[Row]:
+    """Read the training record (`record.csv`) that training wrote into `folder`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = folder / "record.csv"
+    try:
+        rows = pd.read_csv(path).astype(float).to_dict("records")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a training record ({error}); run its step again") from None
+    return [{str(name): value for name, value in row.items()} for row in rows]
