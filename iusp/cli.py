@@ -1,7 +1,6 @@
 """The command line; every step imports what it needs when it is called."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,42 +160,10 @@ def registration(ctx: click.Context) -> None:
 @main.command()
 def results() -> None:
     """Show what the last `dvc repro` computed, as a table."""
-    from rich.console import Console
-    from rich.table import Table
+    from iusp.console import show_results
 
-    from iusp.files import read_json
-
-    metrics = read_json(EVALUATION / "metrics.json", "split", "clips", "teacher", "students")
-    latency = read_json(EVALUATION / "latency.json", "teacher", *metrics["students"])
-    registered = read_json(REGISTRATION, "versions", "challenger")
-    table = Table(title=f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips")
-    table.add_column("network")
-    table.add_column("method")
-    for column in ("parameters", "MACs", "ms/clip", "micro AUPRC", "macro AUPRC", "seeds", "version"):
-        table.add_column(column, justify="right")
-    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
-        coarse = network["coarse"]
-        version = registered["versions"].get(name, "")
-        several = len(network.get("seeds", ())) > 1
-        table.add_row(
-            name,
-            network.get("method", "labels"),
-            f"{network['parameters']:,}",
-            f"{network['macs'] / 1e6:.1f} M",
-            f"{latency[name]['network']:.2f}",
-            *(
-                f"{coarse[kind]:.3f} [{coarse[f'{kind}_low']:.3f}, {coarse[f'{kind}_high']:.3f}]"
-                for kind in ("micro_auprc", "macro_auprc")
-            ),
-            f"{network['seeds_mean']:.3f} ± {network['seeds_std']:.3f}" if several else "",
-            f"{version}{' (challenger)' if name == registered['challenger'] else ''}",
-        )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table, markup=False)
-    click.echo("ms/clip: the network alone, one thread. seeds: micro AUPRC, mean ± standard deviation over all seeds.")
-    click.echo(
-        f"Report: {EVALUATION / 'report.html'}   MLflow: make mlflow   Compare: dvc metrics diff, dvc plots diff"
-    )
+    show_results(EVALUATION, REGISTRATION)
+    click.echo("MLflow: make mlflow   Compare: dvc metrics diff, dvc plots diff")
 
 
 @main.command()

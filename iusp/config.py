@@ -358,8 +358,8 @@ class Kubeflow(Section):
         return self
 
 
-class Config(Section):
-    """The whole of `params.yaml`."""
+class Settings(Section):
+    """All of `params.yaml` that shapes a result."""
 
     dataset: Dataset
     """The recordings."""
@@ -377,19 +377,24 @@ class Config(Section):
     """The judgement."""
     registration: Registration
     """The registry."""
-    kubeflow: Kubeflow
-    """The cluster."""
 
     def settings(self) -> dict[str, Any]:
-        """Return all that shapes results: everything but `kubeflow`, as `params.yaml` has it."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"kubeflow"})
+        """Return all that shapes a result, as `params.yaml` has it."""
+        return self.model_dump(mode="json", by_alias=True, include=set(Settings.model_fields))
 
     @model_validator(mode="after")
-    def _names(self) -> "Config":
+    def _names(self) -> "Settings":
         for name in self.students:
             if not NAME.fullmatch(name) or name == "teacher":
                 raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _, not teacher")
         return self
+
+
+class Config(Settings):
+    """The whole of `params.yaml`."""
+
+    kubeflow: Kubeflow
+    """The cluster."""
 
 
 class _Loader(yaml.SafeLoader):

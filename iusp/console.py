@@ -12,9 +12,9 @@ import click
 from iusp.config import Augmentations, Student, StudentTraining, Teacher
 from iusp.errors import InputError
 from iusp.progress import Progress
-from iusp.records import Row
 
 if TYPE_CHECKING:
+    from iusp.records import Row
     from iusp.tracking import Tracker
 
 
@@ -74,7 +74,7 @@ def shown_progress() -> Iterator[Progress]:
         yield bar
 
 
-def _described(row: Row) -> str:
+def _described(row: "Row") -> str:
     losses = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.4f}" for name in row if name.startswith("loss_"))
     return f"loss {losses}; validate micro AUPRC {row['validate_micro_auprc']:.3f}"
 
@@ -88,7 +88,7 @@ def train_teacher(
 
     with shown_progress() as progress, readable_errors(), tracker.step("teacher") as tracked:
 
-        def on_epoch(row: Row) -> None:
+        def on_epoch(row: "Row") -> None:
             progress("teacher", int(row["epoch"]), config.training.epochs, _described(row))
             tracked.row(row)
 
@@ -114,9 +114,55 @@ def train_student(
         stack.enter_context(readable_errors())
         tracked = {seed: stack.enter_context(tracker.step(f"{name}-seed-{seed}")) for seed in student.seeds}
 
-        def on_epoch(seed: int, row: Row) -> None:
+        def on_epoch(seed: int, row: "Row") -> None:
             task = f"{name} ({student.method}), seed {seed}"
             progress(task, int(row["epoch"]), common.training.epochs, _described(row))
             tracked[seed].row(row)
 
         return run(student, common, dataset, features, teacher, output, on_epoch)
+
+
+def show_results(evaluation: Path, registration: Path) -> None:
+    """Print what the pipeline computed as a table.
+
+    Args:
+        evaluation: folder that the evaluation step wrote.
+        registration: file that the registration step wrote.
+
+    Raises:
+        InputError: there is none.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from iusp.files import read_json
+
+    metrics = read_json(evaluation / "metrics.json", "split", "clips", "teacher", "students")
+    latency = read_json(evaluation / "latency.json", "teacher", *metrics["students"])
+    registered = read_json(registration, "versions", "challenger")
+    table = Table(title=f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips")
+    table.add_column("network")
+    table.add_column("method")
+    for column in ("parameters", "MACs", "ms/clip", "micro AUPRC", "macro AUPRC", "seeds", "version"):
+        table.add_column(column, justify="right")
+    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+        coarse = network["coarse"]
+        version = registered["versions"].get(name, "")
+        several = len(network.get("seeds", ())) > 1
+        table.add_row(
+            name,
+            network.get("method", "labels"),
+            f"{network['parameters']:,}",
+            f"{network['macs'] / 1e6:.1f} M",
+            f"{latency[name]['network']:.2f}",
+            *(
+                f"{coarse[kind]:.3f} [{coarse[f'{kind}_low']:.3f}, {coarse[f'{kind}_high']:.3f}]"
+                for kind in ("micro_auprc", "macro_auprc")
+            ),
+            f"{network['seeds_mean']:.3f} ± {network['seeds_std']:.3f}" if several else "",
+            f"{version}{' (challenger)' if name == registered['challenger'] else ''}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table, markup=False)
+    click.echo("ms/clip: the network alone, one thread. seeds: micro AUPRC, mean ± standard deviation over all seeds.")
+    click.echo(f"Report: {evaluation / 'report.html'}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from iusp.files import atomic
+from iusp.files import atomic, read_json
 from iusp.taxonomy import Taxonomy
 
 PICTURES = {
@@ -49,3 +49,47 @@ def write_report(
             ),
             encoding="utf-8",
         )
+
+
+def write_comparison(path: Path, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> None:
+    """Write a Markdown table of all networks: quality beside cost.
+
+    Args:
+        path: to write.
+        metrics: as in `metrics.json`.
+        latency: as in `latency.json`.
+    """
+    lines = [
+        f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips.",
+        "",
+        "| network | method | parameters | MACs | ms/clip | micro AUPRC | macro AUPRC |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+        cells = [name, network.get("method", "labels"), f"{network['parameters']:,}", f"{network['macs'] / 1e6:.1f} M"]
+        cells.append(f"{latency[name]['network']:.2f}")
+        for kind in ("micro_auprc", "macro_auprc"):
+            value, low, high = (network["coarse"][kind + end] for end in ("", "_low", "_high"))
+            cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {' | '.join(cells)} |")
+    with atomic(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def headline_numbers(evaluation: Path) -> dict[str, float]:
+    """Return the few numbers by which runs are compared, by network and name, such as `small.micro_auprc`.
+
+    Args:
+        evaluation: folder that the evaluation step wrote.
+
+    Raises:
+        InputError: it is not one.
+    """
+    metrics = read_json(evaluation / "metrics.json", "teacher", "students")
+    latency = read_json(evaluation / "latency.json", "teacher")
+    numbers: dict[str, float] = {}
+    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+        numbers |= {f"{name}.{kind}": network["coarse"][kind] for kind in ("micro_auprc", "macro_auprc")}
+        numbers |= {f"{name}.{cost}": network[cost] for cost in ("parameters", "macs", "bytes")}
+        numbers[f"{name}.milliseconds"] = latency[name]["network"]
+    return numbers

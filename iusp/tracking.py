@@ -22,7 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from iusp import __version__
-from iusp.config import Config
+from iusp.config import Settings
 from iusp.errors import InputError
 from iusp.files import code_digest, digest, read_json
 
@@ -154,7 +154,7 @@ class Tracker:
             return self._experiment(name)
 
     @classmethod
-    def of(cls, config: Config, dataset: Path) -> "Tracker":
+    def of(cls, config: Settings, dataset: Path) -> "Tracker":
         """Return the runs of these settings, this code and the data in a folder, and say in the parent what they are.
 
         Args:
@@ -186,7 +186,7 @@ class Tracker:
             run_id = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         return run
 
-    def describe(self, config: Config) -> None:
+    def describe(self, config: Settings) -> None:
         """Log settings and versions of the execution."""
         self.parent.params(config.settings())
         versions = {"iusp.code": code_digest(), "iusp.version": __version__, MLFLOW_GIT_COMMIT: _git_commit()}

@@ -68,7 +68,8 @@ class Project:
         folder.mkdir()
         for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, folder)
-        shutil.copytree(ROOT / "iusp", folder / "iusp", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("iusp", "components", "pipelines"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / ".dvc").mkdir()
         for name in ("config", ".gitignore"):
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")

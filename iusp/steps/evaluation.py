@@ -25,7 +25,7 @@ from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_
 from iusp.predictions import write_predictions
 from iusp.progress import Progress
 from iusp.records import read_record
-from iusp.report import write_report
+from iusp.report import write_comparison, write_report
 from iusp.scoring import score_table, truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
 from iusp.training import predict
@@ -52,9 +52,9 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     """Evaluate the teacher and every seed of every student on test (on validate where there is no test).
 
     Writes into `output`: `metrics.json` (the same bytes every time), `latency.json` (measured), `predictions/*.csv` in
-    the challenge's format, `curves/*.csv`, `plots/*.png`, `report.html`, which needs nothing else, and all that
-    registration needs: `features.json` and, for each network, `networks/<name>/` with its config and training record;
-    of each student's best seed also the model as it will be registered.
+    the challenge's format, `curves/*.csv`, `plots/*.png`, `comparison.md`, `report.html`, which needs nothing else, and
+    all that registration needs: `features.json` and, for each network, `networks/<name>/` with its config and training
+    record; of each student's best seed also the model as it will be registered.
 
     Args:
         config: intervals, cost and pictures.
@@ -111,6 +111,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
         write_report(work / "report.html", metrics, latency, taxonomy, work / "plots")
+        write_comparison(work / "comparison.md", metrics, latency)
         for name, folder in folders.items():
             _copy(folder, ("config.json", "record.csv"), work / "networks" / name)
         for name in students:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from iusp.config import Config
+from iusp.config import Settings
 from iusp.files import read_json, write_json
 from iusp.records import read_record
 from iusp.registry import register, set_challenger
 from iusp.tracking import Tracker, readable_errors
 
 
-def run(config: Config, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> dict[str, Any]:
+def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> dict[str, Any]:
     """Complete the MLflow runs of this execution, register the students, and write `output` (JSON).
 
     A run that exists already, because its step logged while it trained, is completed; nothing is logged or registered
@@ -93,7 +93,7 @@ def _network(tracker: Tracker, name: str, params: Mapping[str, Any], folder: Pat
 
 def _student(
     tracker: Tracker,
-    config: Config,
+    config: Settings,
     name: str,
     networks: Path,
     numbers: Mapping[str, Any],

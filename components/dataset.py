@@ -1,0 +1,26 @@
+"""Step 1 on a cluster."""
+
+from kfp.dsl import Dataset, Output
+
+from components import step
+
+
+@step
+def dataset(config: str, dataset: Output[Dataset], recordings: Output[Dataset]) -> None:
+    """Collect, check, index and label the recordings.
+
+    Args:
+        config: `dataset` of params.yaml, as JSON.
+        dataset: index, labels, annotations, taxonomy, and what was left out and why.
+        recordings: the audio files alone.
+    """
+    from pathlib import Path
+
+    from iusp.config import Dataset as Config
+    from iusp.console import readable_failures, shown_progress
+    from iusp.steps.dataset import run
+
+    with readable_failures(), shown_progress() as progress:
+        summary = run(Config.model_validate_json(config), Path(dataset.path), Path(recordings.path), progress)
+    dataset.metadata |= {"display_name": "tables", "clips": summary["clips"], "digest": summary["digest"]}
+    recordings.metadata |= {"display_name": "recordings", "digest": summary["digest"]}

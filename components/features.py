@@ -1,0 +1,27 @@
+"""Step 2 on a cluster."""
+
+from kfp.dsl import Dataset, Input, Output
+
+from components import step
+
+
+@step
+def features(config: str, dataset: Input[Dataset], parts: Input[list[Dataset]], features: Output[Dataset]) -> None:
+    """Merge all parts of the log-mel features.
+
+    Args:
+        config: `features` of params.yaml, as JSON.
+        dataset: of the dataset step.
+        parts: the shards of every part.
+        features: one packed file for each split, and what shaped them.
+    """
+    from pathlib import Path
+
+    from iusp.config import Features as Config
+    from iusp.console import readable_failures
+    from iusp.steps.features import merge
+
+    folders = [Path(part.path) for part in parts]
+    with readable_failures():
+        clips = merge(Config.model_validate_json(config), Path(dataset.path), folders, Path(features.path))
+    features.metadata |= {"display_name": "log-mel features", "clips": clips}

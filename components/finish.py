@@ -1,0 +1,22 @@
+"""What comes after the steps, whether they succeeded or not."""
+
+from kfp.dsl import PipelineTaskFinalStatus
+
+from components import step
+
+
+@step
+def finish(status: PipelineTaskFinalStatus) -> None:
+    """Record the pipeline's final status in MLflow.
+
+    Args:
+        status: of all steps together; Kubeflow fills it in.
+    """
+    from iusp.console import readable_failures
+    from iusp.tracking import Tracker, readable_errors
+
+    ends = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}
+    with readable_failures(), readable_errors():
+        tracker = Tracker.joined()
+        tracker.parent.tags({"kfp.status": status.state, "kfp.error": status.error_message or ""})
+        tracker.finish(ends.get(status.state, "FAILED"))

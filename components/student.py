@@ -1,0 +1,42 @@
+"""Step 4 on a cluster."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import step
+
+
+@step
+def student(
+    name: str,
+    config: str,
+    common: str,
+    dataset: Input[Dataset],
+    features: Input[Dataset],
+    teacher: Input[Model],
+    student: Output[Model],
+) -> None:
+    """Train a student, here for one seed, from labels and the teacher's stored knowledge.
+
+    Args:
+        name: the student's.
+        config: the student's entry in `students` of params.yaml, with this seed alone, as JSON.
+        common: `student` of params.yaml, as JSON.
+        dataset: of the dataset step.
+        features: of the features step.
+        teacher: of the teacher step.
+        student: weights and training record, in a folder for each seed.
+    """
+    from pathlib import Path
+
+    from iusp.config import Student as Config
+    from iusp.config import StudentTraining
+    from iusp.console import readable_failures, train_student
+    from iusp.tracking import Tracker
+
+    settings = Config.model_validate_json(config), StudentTraining.model_validate_json(common)
+    folders = [Path(artifact.path) for artifact in (dataset, features, teacher, student)]
+    with readable_failures():
+        trained = train_student(name, *settings, Tracker.joined(), *folders)
+    kept = ("method", "architecture", "parameters", "epoch", "validate_micro_auprc")
+    for seed, one in trained.items():
+        student.metadata |= {"display_name": f"{name}, seed {seed}"} | {key: one[key] for key in kept}

@@ -1,0 +1,33 @@
+"""Step 3 on a cluster."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import step
+
+
+@step
+def teacher(
+    config: str, augmentation: str, dataset: Input[Dataset], features: Input[Dataset], teacher: Output[Model]
+) -> None:
+    """Train the teacher and store its knowledge of every training clip.
+
+    Args:
+        config: `teacher` of params.yaml, as JSON.
+        augmentation: `augmentation` of params.yaml, as JSON.
+        dataset: of the dataset step.
+        features: of the features step.
+        teacher: weights, training record and knowledge.
+    """
+    from pathlib import Path
+
+    from iusp.config import Augmentations
+    from iusp.config import Teacher as Config
+    from iusp.console import readable_failures, train_teacher
+    from iusp.tracking import Tracker
+
+    settings = Config.model_validate_json(config), Augmentations.model_validate_json(augmentation)
+    folders = Path(dataset.path), Path(features.path), Path(teacher.path)
+    with readable_failures():
+        trained = train_teacher(*settings, Tracker.joined(), *folders)
+    kept = ("architecture", "parameters", "epoch", "validate_micro_auprc")
+    teacher.metadata |= {"display_name": "teacher"} | {key: trained[key] for key in kept}

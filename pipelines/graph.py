@@ -1,0 +1,160 @@
+"""The Kubeflow graph: the steps of dvc.yaml, one task for each seed of each student, and MLflow's books around them.
+
+Everything that changes a result is an argument of a task or an artifact, so that Kubeflow may take a task's outputs
+from its cache. Settings of the cluster (`kubeflow` in params.yaml) and MLflow's address are neither.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kfp import dsl, kubernetes
+from kfp.compiler import Compiler
+from kfp.dsl import PipelineTask
+from kfp.dsl.graph_component import GraphComponent
+
+from components.begin import begin
+from components.dataset import dataset
+from components.evaluation import evaluation_of, input_name
+from components.features import features
+from components.features_part import features_part
+from components.finish import finish
+from components.registration import registration
+from components.student import student
+from components.teacher import teacher
+from iusp.config import Config
+from iusp.files import atomic
+
+# Steps that run without torch.
+LIGHT = {"begin", "dataset", "registration", "finish"}
+# Steps that log to MLflow, and those that may read or write S3.
+TRACKED = {"begin", "teacher", "student", "registration", "finish"}
+STORING = {"dataset", "registration"}
+MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+STORAGE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+STORAGE_OPTIONS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN")
+
+
+def write(config: Config, output: Path) -> None:
+    """Compile the pipeline of a `params.yaml` to IR YAML.
+
+    Args:
+        config: the whole of it.
+        output: file to write.
+    """
+    with atomic(output) as temporary:
+        document = temporary.with_suffix(".yaml")
+        Compiler().compile(build(config), str(document))
+        document.replace(temporary)
+
+
+def build(config: Config) -> GraphComponent:
+    """Build the pipeline of a `params.yaml`.
+
+    Args:
+        config: the whole of it.
+    """
+    settings = config.settings()
+
+    def text(*keys: str) -> str:
+        """Return a part of the settings as a task's argument."""
+        part: Any = settings
+        for key in keys:
+            part = part[key]
+        return json.dumps(part, sort_keys=True)
+
+    cluster = config.kubeflow
+
+    def placed(task: PipelineTask, step: str, name: str | None = None) -> PipelineTask:
+        return _place(task.set_display_name(name or step), step, config)
+
+    @dsl.pipeline(name="iusp", description="Distill a large audio tagger into small ones: data to registered students.")
+    def iusp() -> None:
+        with dsl.ExitHandler(placed(finish().set_caching_options(False), "finish"), name="steps"):
+            begun = begin(
+                config=text(), run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER
+            )
+            placed(begun.set_caching_options(False), "begin")
+            data = placed(dataset(config=text("dataset")).after(begun), "dataset").outputs
+            tables = data["dataset"]
+            with dsl.ParallelFor(list(range(cluster.feature_parts)), "parts", cluster.parallelism) as number:
+                part = features_part(
+                    config=text("features"),
+                    part=number,
+                    parts=cluster.feature_parts,
+                    dataset=tables,
+                    recordings=data["recordings"],
+                )
+                placed(part, "features", "features, a part")
+            packed = features(config=text("features"), dataset=tables, parts=dsl.Collected(part.outputs["shards"]))
+            log_mel = placed(packed, "features").outputs["features"]
+            taught = teacher(
+                config=text("teacher"), augmentation=text("augmentation"), dataset=tables, features=log_mel
+            )
+            knowledge = placed(taught, "teacher").outputs["teacher"]
+            trained: dict[str, PipelineTask] = {}
+            for name, entry in config.students.items():
+                for seed in entry.seeds:
+                    task = student(
+                        name=name,
+                        config=json.dumps(settings["students"][name] | {"seeds": [seed]}, sort_keys=True),
+                        common=text("student"),
+                        dataset=tables,
+                        features=log_mel,
+                        teacher=knowledge,
+                    )
+                    # No more than so many at once: each waits for the one that many places before it.
+                    earlier = list(trained.values())[-cluster.parallelism :]
+                    if len(earlier) == cluster.parallelism:
+                        task.after(earlier[0])
+                    trained[input_name(name, seed)] = placed(task, "student", f"{name}-seed-{seed}")
+            evaluate = evaluation_of({name: entry.seeds for name, entry in config.students.items()})
+            judged = evaluate(
+                config=text("evaluation"),
+                dataset=tables,
+                features=log_mel,
+                teacher=knowledge,
+                **{name: task.outputs["student"] for name, task in trained.items()},
+            )
+            report = placed(judged, "evaluation").outputs["evaluation"]
+            registered = registration(config=text(), dataset=tables, evaluation=report)
+            placed(registered.set_caching_options(False), "registration")
+
+    return iusp
+
+
+def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
+    """Say of a task what its pod is made of, may see and may take."""
+    cluster = config.kubeflow
+    pod = cluster.pod_of(step)
+    task.set_container_image(cluster.light_image if step in LIGHT else cluster.image)
+    task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
+    task.set_memory_request(pod.memory).set_memory_limit(pod.memory)
+    if pod.accelerator:
+        task.set_accelerator_type(pod.accelerator.resource).set_accelerator_limit(pod.accelerator.count)
+    if pod.retries:
+        task.set_retry(pod.retries, f"{pod.backoff_seconds}s", 2.0, f"{pod.timeout_seconds}s")
+    kubernetes.set_timeout(task, pod.timeout_seconds)
+    for label, value in pod.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in pod.tolerations:
+        kubernetes.add_toleration(task, **toleration.model_dump())
+    # No privilege escalation, no capabilities: Kubeflow sets that on every pod.
+    kubernetes.set_security_context(task, cluster.user, cluster.user, True)
+    if step in TRACKED:
+        # Neither is an argument: it would keep the cache from being used.
+        task.set_env_variable("MLFLOW_EXPERIMENT_NAME", config.registration.experiment)
+        kubernetes.use_field_path_as_env(task, "IUSP_EXECUTION", "metadata.labels['pipeline/runid']")
+        _secret(task, cluster.mlflow_secret, ("MLFLOW_TRACKING_URI",), MLFLOW_KEYS)
+    if step in STORING:
+        _secret(task, cluster.storage_secret, STORAGE_KEYS, STORAGE_OPTIONS)
+    if step == "dataset" and cluster.volume:
+        kubernetes.mount_pvc(task, cluster.volume.claim, cluster.volume.path)
+    return task
+
+
+def _secret(task: PipelineTask, name: str | None, keys: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    """Give a task a secret's keys as environment variables of the same names."""
+    if name:
+        kubernetes.use_secret_as_env(task, name, {key: key for key in keys})
+        kubernetes.use_secret_as_env(task, name, {key: key for key in optional}, optional=True)

@@ -1,0 +1,488 @@
+"""Uploading a compiled pipeline to Kubeflow Pipelines and running it there, once or on a schedule.
+
+Who asks is known by KF_PIPELINES_TOKEN (a bearer token) or by KF_PIPELINES_SA_TOKEN_PATH (a file with one, read anew
+for each request, as Kubeflow projects it into its notebooks); SSL_CERT_FILE or REQUESTS_CA_BUNDLE names certificates
+of one's own; KF_PIPELINES_UI_ENDPOINT is the address for links, where people and programs reach Kubeflow differently.
+"""
+
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import kfp
+import urllib3
+import yaml
+from google.protobuf import json_format
+from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
+from kfp.pipeline_spec import pipeline_spec_pb2
+from kfp_server_api import (
+    ApiException,
+    V2beta1CronSchedule,
+    V2beta1Experiment,
+    V2beta1Pipeline,
+    V2beta1PipelineVersionReference,
+    V2beta1RecurringRun,
+    V2beta1Run,
+    V2beta1RuntimeConfig,
+    V2beta1Trigger,
+)
+
+from iusp.errors import InputError
+
+TIMEOUT = (5, 30)  # seconds to connect, seconds between two bytes of the answer
+POLL = 5.0  # seconds
+PATIENCE = (5, 10, 20, 40, 60, 60, 60)  # seconds before each new try while waiting: a server may be restarted
+TOKEN, TOKEN_PATH = "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"
+AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+FINAL_STATES = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
+CRON = (
+    ("second", 0, 59, ()),
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")),
+    ("day of the week", 0, 6, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")),
+)
+
+
+class RunFailedError(InputError):
+    """The run ended otherwise than in success; the message names the tasks that failed, why, and the run's link."""
+
+
+class _UnavailableError(InputError):
+    """The server cannot answer now, and might in a minute."""
+
+
+def submit(
+    package: Path,
+    pipeline_name: str,
+    host: str,
+    namespace: str | None,
+    experiment: str,
+    run_name: str,
+    caching: bool,
+    wait: bool,
+    schedule: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Upload a compiled pipeline and run it.
+
+    The pipeline and the experiment are created unless they are there. A version is named by the package's digest, so
+    the same package is uploaded once.
+
+    A schedule is applied, not added: the recurring run of this name in this experiment is kept where it already runs
+    this package at these times, and is otherwise replaced. Replacing does not touch runs that it has begun. Times that
+    pass while the cluster is down or a run is still going are not made up for.
+
+    Args:
+        package: YAML file that the Kubeflow compiler wrote.
+        pipeline_name: the pipeline's name in Kubeflow.
+        host: http:// or https:// address of Kubeflow Pipelines, up to where its pages' addresses have /#/.
+        namespace: Kubernetes namespace, where Kubeflow is shared by several users.
+        experiment: name of the experiment that the run belongs to.
+        run_name: the name of the run, or of the recurring run.
+        caching: False computes every task anew; True leaves what the package says of each task.
+        wait: return when the run has succeeded, saying each change of state until then.
+        schedule: CRON expression, in the cluster's time zone (UTC by default), of five fields, or six with seconds.
+        say: is given each line that people should read.
+
+    Raises:
+        RunFailedError: the run was waited for, and did not succeed.
+        InputError: an argument cannot be used, or Kubeflow cannot be reached or refuses; names the host.
+    """
+    if wait and schedule is not None:
+        raise InputError("a recurring run has no end that could be waited for: ask for wait or for a schedule")
+    cron = None if schedule is None else _six_fields(schedule)
+    content, tasks = _read(package, caching)
+    server = _Server(host, namespace)
+    version = server.version(server.pipeline(pipeline_name), pipeline_name, content, say)
+    experiment_id = server.experiment(experiment)
+    if cron is not None:
+        server.schedule(version, experiment_id, run_name, cron, say)
+        return
+    run_id = server.run(version, experiment_id, run_name)
+    link = f"{server.pages}/#/runs/details/{run_id}"
+    say(f"run {run_name}: {link}")
+    if not wait:
+        return
+    try:
+        _follow(server, run_id, run_name, tasks, link, say)
+    except KeyboardInterrupt:
+        say(f"no longer waiting; the run goes on: {link}")
+        raise
+
+
+def _six_fields(schedule: str) -> str:
+    """Check a CRON expression, and return it with Kubeflow's field of seconds, which takes five fields otherwise."""
+    fields = schedule.split()
+    if len(fields) == 5:
+        fields.insert(0, "0")
+    if len(fields) != 6:
+        raise InputError(
+            f"schedule {schedule!r}: must have five fields (minute, hour, day of the month, month, day of the week), "
+            f"or six with the second before them; '0 3 * * 1' is Mondays at 3:00"
+        )
+    for field, (unit, low, high, names) in zip(fields, CRON, strict=True):
+        numbers = {str(number): number for number in range(low, high + 1)}
+        numbers |= {name: low + index for index, name in enumerate(names)}
+        for item in field.split(","):
+            match = re.fullmatch(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/0*([1-9]\d*))?", item)
+            values = (
+                [numbers.get(value.upper().lstrip("0") or "0") for value in match.groups()[:2] if value]
+                if match
+                else [None]
+            )
+            if None in values or values != sorted(values):  # type: ignore[type-var]
+                raise InputError(f"schedule {schedule!r}: {item!r} is not a {unit} from {low} to {high}")
+    return " ".join(fields)
+
+
+def _read(package: Path, caching: bool) -> tuple[bytes, set[str]]:
+    """Return what is uploaded of a compiled pipeline, and the names of its tasks that run in a container."""
+    try:
+        content = package.read_bytes()
+        documents = list(yaml.safe_load_all(content))
+        spec = documents[0]
+        json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+        graphs = [part["dag"]["tasks"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+        refs = [(name, task["componentRef"]["name"]) for graph in graphs for name, task in graph.items()]
+        tasks = {name for name, ref in refs if "executorLabel" in spec["components"][ref]}
+    except FileNotFoundError:
+        raise InputError(f"{package}: no such file; compile the pipeline first") from None
+    except (
+        yaml.YAMLError,
+        json_format.ParseError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        UnicodeDecodeError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{package}: not a compiled pipeline ({reason}); compile it anew") from None
+    if not caching:
+        # Kubeflow has no such switch for a run of an uploaded version, and kfp's own misses the tasks inside loops.
+        for graph in graphs:
+            for task in graph.values():
+                task["cachingOptions"] = {}
+        content = yaml.safe_dump_all(documents, sort_keys=False).encode()
+    return content, tasks
+
+
+def _token() -> str | None:
+    token, path = os.environ.get(TOKEN), os.environ.get(TOKEN_PATH)
+    source = TOKEN
+    if not token and path:
+        source = f"{TOKEN_PATH}={path}"
+        try:
+            token = Path(path).read_text()
+        except (OSError, UnicodeDecodeError):
+            raise InputError(f"{source}: cannot be read; unset it or name a file that holds a token") from None
+    token = token and token.strip()
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise InputError(f"{source}: must hold the token alone, without blanks and without 'Bearer'")
+    return token
+
+
+def _authorities() -> str | None:
+    for name in AUTHORITIES:
+        path = os.environ.get(name)
+        if path and not Path(path).is_file():
+            raise InputError(f"{name}={path}: no such file; unset it or name a file of certificates (PEM)")
+        if path:
+            return path
+    return None
+
+
+def _checked(host: str, token: str | None) -> str:
+    """Return an address that requests may go to, without a slash at its end."""
+    try:
+        parts = urlsplit(host)
+        name = parts.hostname
+        _ = parts.port
+    except ValueError:
+        name = None
+    if not name or parts.scheme not in ("http", "https"):
+        raise InputError("the address of Kubeflow must be like https://kubeflow.example.org or http://localhost:8080")
+    if parts.username is not None:
+        raise InputError(f"{name}: leave name and password out of the address, and set {TOKEN} to a token")
+    if parts.query or parts.fragment:
+        raise InputError(f"{name}: give the address only up to where its pages have /#/, without what follows")
+    if token and parts.scheme == "http" and not _is_private(name):
+        raise InputError(f"{name}: a token is sent over https:// only, where nobody can read it on its way")
+    return host.rstrip("/")
+
+
+def _is_private(name: str) -> bool:
+    """Whether a host is this machine, or a service of the cluster that this pod is in."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith((".svc", ".svc.cluster.local"))
+
+
+class _Client(kfp.Client):  # type: ignore[misc]
+    """kfp.Client without retries of its own: they repeat what cannot succeed, for half a minute and with tracebacks."""
+
+    def _load_config(self, *arguments: Any) -> Any:
+        configuration = super()._load_config(*arguments)
+        configuration.retries = urllib3.Retry(0, redirect=False)
+        return configuration
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        answer, _, headers = self._healthz_api.healthz_service_get_healthz_with_http_info(_request_timeout=TIMEOUT)
+        if "json" not in headers.get("content-type", ""):
+            raise ApiException(status=404, reason="a web page")
+        return answer
+
+
+class _Server:
+    """Kubeflow Pipelines at one address, whose errors are one line each."""
+
+    def __init__(self, host: str, namespace: str | None) -> None:
+        self._token = _token()
+        self.host = _checked(host, self._token)
+        self.pages = (os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self.host).rstrip("/")
+        if not self._token and os.environ.get("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
+            # kfp.Client would open a browser and wait for it.
+            raise InputError(f"{host}: get a token of Identity-Aware Proxy, and set {TOKEN} to it")
+        from_file = self._token and not os.environ.get(TOKEN)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of every kfp.Client: that it speaks to version 2 only
+            self._client = self._ask(
+                "connect",
+                lambda **_: _Client(
+                    host=self.host,
+                    namespace=namespace or "kubeflow",
+                    existing_token=None if from_file else self._token,
+                    credentials=ServiceAccountTokenVolumeCredentials() if from_file else None,
+                    ssl_ca_cert=_authorities(),
+                ),
+            )
+        self._ask("connect", lambda **_: self._client.get_kfp_healthz())
+        self._namespace = namespace or self._client.get_user_namespace() or None
+
+    def _ask(self, what: str, request: Callable[..., Any], **arguments: Any) -> Any:
+        try:
+            return request(_request_timeout=TIMEOUT, **arguments)
+        except ApiException as error:
+            kind = _UnavailableError if error.status in (401, 429) or error.status >= 500 else InputError
+            raise kind(f"{self.host}: cannot {what}: {self._refusal(error)}") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise _UnavailableError(f"{self.host}: cannot {what}: {_silence(error)}") from None
+
+    def _refusal(self, error: Any) -> str:
+        """Say why the server refused a request, and what to do."""
+        said = _words(error.body)
+        if self._token:
+            said = said.replace(self._token, "***")
+        if error.status == 401 or 300 <= error.status < 400:
+            return (
+                f"it does not accept the token in {TOKEN} or {TOKEN_PATH} ({error.status}); get a new one"
+                if self._token
+                else f"it wants to know who asks ({error.status}); set {TOKEN} to a token"
+            )
+        if error.status == 403:
+            return f"not allowed (403){said}; ask its administrator, or name a namespace of yours"
+        if error.status == 404 and not said:
+            return "there is no Kubeflow Pipelines (404); check the address, which on a dashboard ends in /pipeline"
+        if error.status >= 500 or error.status == 429:
+            return f"the server is in trouble ({error.status}){said}; try again in a minute"
+        return f"refused ({error.status}){said}"
+
+    def _find(self, what: str, request: Callable[..., Any], name: str, **arguments: Any) -> Any:
+        """Ask for a list of the things with a name."""
+        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        return self._ask(what, request, filter=json.dumps({"predicates": [predicate]}), **arguments)
+
+    def pipeline(self, name: str) -> str:
+        """Find or create a pipeline, and return its identifier."""
+        api, what = self._client.pipelines, f"find pipeline {name}"
+        found = self._find(what, api.pipeline_service_list_pipelines, name, **self._place()).pipelines
+        if found:
+            return str(found[0].pipeline_id)
+        # Uploading one with its first version would name that version like the pipeline.
+        pipeline = V2beta1Pipeline(display_name=name, name=name, namespace=self._namespace)
+        created = self._ask(f"create pipeline {name}", api.pipeline_service_create_pipeline, pipeline=pipeline)
+        return str(created.pipeline_id)
+
+    def _place(self) -> dict[str, str]:
+        return {"namespace": self._namespace} if self._namespace else {}
+
+    def version(self, pipeline_id: str, pipeline_name: str, content: bytes, say: Callable[[str], None]) -> Any:
+        """Find or upload the version with this content, and return the reference that runs take."""
+        name = f"{pipeline_name}-{hashlib.sha256(content).hexdigest()[:12]}"
+        request = self._client.pipelines.pipeline_service_list_pipeline_versions
+        found = self._find(f"find version {name}", request, name, pipeline_id=pipeline_id).pipeline_versions
+        if found:
+            say(f"version {name}: uploaded before")
+            version = found[0]
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "pipeline.yaml"
+                path.write_bytes(content)
+                version = self._ask(
+                    f"upload version {name}",
+                    self._client.pipeline_uploads.upload_pipeline_version,
+                    uploadfile=str(path),
+                    name=name,
+                    pipelineid=pipeline_id,
+                )
+            say(f"version {name}: uploaded")
+        return V2beta1PipelineVersionReference(pipeline_id=pipeline_id, pipeline_version_id=version.pipeline_version_id)
+
+    def experiment(self, name: str) -> str:
+        """Find or create an experiment, and return its identifier."""
+        api, what = self._client.experiments, f"find experiment {name}"
+        found = self._find(what, api.experiment_service_list_experiments, name, **self._place()).experiments
+        if found:
+            return str(found[0].experiment_id)
+        experiment = V2beta1Experiment(display_name=name, namespace=self._namespace)
+        request = api.experiment_service_create_experiment
+        return str(self._ask(f"create experiment {name}", request, experiment=experiment).experiment_id)
+
+    def run(self, version: Any, experiment_id: str, name: str) -> str:
+        """Begin a run, and return its identifier."""
+        run = V2beta1Run(
+            display_name=name,
+            experiment_id=experiment_id,
+            pipeline_version_reference=version,
+            runtime_config=V2beta1RuntimeConfig(parameters={}),
+        )
+        try:
+            return str(self._ask(f"begin run {name}", self._client.runs.run_service_create_run, run=run).run_id)
+        except _UnavailableError as error:
+            raise InputError(f"{error}; look first whether it has begun: {self.pages}/#/runs") from None
+
+    def look(self, run_id: str) -> Any:
+        """Return a run as it is now."""
+        return self._ask("look at the run", self._client.runs.run_service_get_run, run_id=run_id)
+
+    def schedule(self, version: Any, experiment_id: str, name: str, cron: str, say: Callable[[str], None]) -> None:
+        """Create a recurring run in place of those of the same name."""
+        api, what = self._client.recurring_runs, f"find recurring run {name}"
+        listed = self._find(what, api.recurring_run_service_list_recurring_runs, name, experiment_id=experiment_id)
+        old = listed.recurring_runs or []
+        page = f"{self.pages}/#/recurringrun/details/"
+        for one in old:
+            if one.pipeline_version_reference.pipeline_id != version.pipeline_id:
+                link = f"{page}{one.recurring_run_id}"
+                raise InputError(
+                    f"recurring run {name} runs another pipeline: {link}; delete it, or choose another name"
+                )
+            if (
+                len(old) == 1
+                and one.mode == "ENABLE"
+                and one.pipeline_version_reference == version
+                and one.trigger.cron_schedule.cron == cron
+            ):
+                say(f"recurring run {name}, at '{cron}', was there before: {page}{one.recurring_run_id}")
+                return
+        recurring = V2beta1RecurringRun(
+            display_name=name,
+            experiment_id=experiment_id,
+            pipeline_version_reference=version,
+            runtime_config=V2beta1RuntimeConfig(parameters={}),
+            trigger=V2beta1Trigger(cron_schedule=V2beta1CronSchedule(cron=cron)),
+            mode="ENABLE",
+            max_concurrency="1",
+            no_catchup=True,
+        )
+        create, delete = api.recurring_run_service_create_recurring_run, api.recurring_run_service_delete_recurring_run
+        created = self._ask(f"create recurring run {name}", create, recurring_run=recurring)
+        # Only now, so that there is always a schedule.
+        for one in old:
+            self._ask(f"delete the former recurring run {name}", delete, recurring_run_id=one.recurring_run_id)
+        replaced = ", in place of the former one" if old else ""
+        say(f"recurring run {name}, at '{cron}'{replaced}: {page}{created.recurring_run_id}")
+
+
+def _words(body: str | None) -> str:
+    """Return what a server's answer says to people, after a colon, or nothing."""
+    try:
+        answer = json.loads(body or "")
+        words = answer.get("message") or answer.get("error_message") or answer.get("error") or ""
+    except (ValueError, AttributeError):
+        # A proxy's page of HTML, or Go's words for a path that it does not know.
+        words = "" if not body or "<" in body or "404 page" in body else body
+    return f": {' '.join(str(words).split())[:300]}" if words else ""
+
+
+def _silence(error: Exception) -> str:
+    """Say why a server did not answer, and what to do."""
+    cause = getattr(error, "reason", None) or error
+    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+        return "no such host; check the address, and the VPN if there is one"
+    if isinstance(cause, urllib3.exceptions.SSLError):
+        return (
+            f"TLS failed ({' '.join(str(cause).split())[:150]}); name the certificate of your authority in "
+            f"{AUTHORITIES[0]}, and for a server without TLS write http://"
+        )
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return "no answer in time; check the address, or try again in a minute"
+    if isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return "nothing listens there; check address and port, and that kubectl port-forward still runs if you use it"
+    return "the connection was cut; try again in a minute"
+
+
+def _follow(
+    server: _Server, run_id: str, run_name: str, tasks: set[str], link: str, say: Callable[[str], None]
+) -> None:
+    """Say each change of state until a run has ended."""
+    states: dict[str, str] = {}
+    while True:
+        run = _look(server, run_id, link, say)
+        details = (run.run_details and run.run_details.task_details) or []
+        now = {run_id: (f"run {run_name}", run.state)}
+        # The others are Kubeflow's own: a driver of each task, its pod, the graph around them.
+        now |= {
+            task.task_id: (f"task {task.display_name}", task.state) for task in details if task.display_name in tasks
+        }
+        for key, (name, state) in now.items():
+            if state and states.get(key) != state:
+                states[key] = state
+                say(f"{name}: {state}")
+        if run.state in FINAL_STATES:
+            break
+        time.sleep(POLL)
+    if run.state != "SUCCEEDED":
+        raise RunFailedError(f"run {run_name}: {run.state}{_causes(run, details, tasks)}; its logs: {link}")
+
+
+def _look(server: _Server, run_id: str, link: str, say: Callable[[str], None]) -> Any:
+    """Return a run as it is now, with patience for what passes: restarts, networks, tokens about to be renewed."""
+    for delay in PATIENCE:
+        try:
+            return server.look(run_id)
+        except _UnavailableError as error:
+            say(f"{error}; the run goes on, looking again in {delay} s")
+            time.sleep(delay)
+    try:
+        return server.look(run_id)
+    except _UnavailableError as error:
+        raise InputError(f"{error}; no longer waiting, the run goes on: {link}") from None
+
+
+def _causes(run: Any, details: list[Any], tasks: set[str]) -> str:
+    """Return the names of the tasks that failed with their messages; Kubeflow 2 often leaves messages out."""
+    failed = [task for task in details if task.state == "FAILED"]
+    # Where a task's driver failed, there is no task.
+    culprits = [task for task in failed if task.display_name in tasks] or [
+        task for task in failed if str(task.display_name).removesuffix("-driver") in tasks
+    ]
+    causes = [f"; task {task.display_name}: {_message(task.error) or 'failed'}" for task in culprits]
+    if _message(run.error):
+        causes.append(f"; {_message(run.error)}")
+    return "".join(causes)
+
+
+def _message(error: Any) -> str:
+    return " ".join(str(error.message or "").split())[:300] if error else ""

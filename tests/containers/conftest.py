@@ -1,0 +1,24 @@
+"""The engine and the images that tests in containers share."""
+
+from collections.abc import Iterator
+
+import pytest
+from docker_engine import Engine, build, docker_engine
+
+VERSION, REVISION = "1.2.3", "0123abc"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    with docker_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def light(engine: Engine) -> str:
+    return build(engine, "light", VERSION=VERSION, REVISION=REVISION)
+
+
+@pytest.fixture(scope="session")
+def cpu(engine: Engine) -> str:
+    return build(engine, "cpu", VERSION=VERSION, REVISION=REVISION)

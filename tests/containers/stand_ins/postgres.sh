@@ -1,0 +1,12 @@
+#!/bin/sh
+# Start Postgres as its official image does: user, database and password come from the environment.
+set -eu
+data=/var/lib/postgresql/data
+if [ ! -e "$data/PG_VERSION" ]; then
+    printf '%s' "$POSTGRES_PASSWORD" > /tmp/password
+    initdb --pgdata="$data" --username="$POSTGRES_USER" --pwfile=/tmp/password --auth=scram-sha-256 >/dev/null
+    rm /tmp/password
+    echo 'host all all all scram-sha-256' >> "$data/pg_hba.conf"
+    echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -D "$data" postgres >/dev/null
+fi
+exec postgres -D "$data" -c listen_addresses='*'

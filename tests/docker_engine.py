@@ -1,0 +1,208 @@
+"""A real Docker engine, and the project's images built in it, for tests/containers and for people.
+
+No image registry and no package index are needed while images are built: Debian's own installer makes a stand-in for
+python:3.11-slim-bookworm, and the packages come from a wheelhouse. Both are made once and kept in IUSP_TEST_CACHE
+(~/.cache/iusp-tests without it). What is missing is an error that says what to do, never a reason to skip.
+
+    python tests/docker_engine.py              start an engine, build light and cpu, print how to use it; Ctrl-C ends it
+    python tests/docker_engine.py cache        only fill the cache
+
+Environment: DOCKER_HOST takes an engine that is there already, BASE_IMAGE an image instead of the stand-in.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CACHE = Path(os.environ.get("IUSP_TEST_CACHE") or Path.home() / ".cache" / "iusp-tests")
+# What `docker build` may see, by .dockerignore; copied, so that the wheelhouse of a working tree is left alone.
+CONTEXT = (
+    ".dockerignore",
+    "LICENSE",
+    "README.md",
+    "components",
+    "docker",
+    "iusp",
+    "pipelines",
+    "pyproject.toml",
+    "requirements.in",
+    "requirements.lock",
+)
+# Debian's client builds by BuildKit without a plugin; another one that comes first on the path may lack it.
+CLIENT = "/usr/bin/docker"
+BASE = "iusp:test-base"
+
+
+def _needed(program: str, package: str) -> str:
+    path = shutil.which(program, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    assert path, f"{program} is missing: apt-get install {package}"
+    return path
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker engine that answers at `host`, and how to speak to it."""
+
+    host: str
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which a Docker client, Kubeflow's included, finds this engine."""
+        return os.environ | {"DOCKER_HOST": self.host, "DOCKER_BUILDKIT": "1"}
+
+    def docker(self, *arguments: str | Path, check: bool = True) -> str:
+        """Run a docker command and return what it printed, both streams where it may fail."""
+        client = CLIENT if Path(CLIENT).exists() else _needed("docker", "docker.io")
+        done = subprocess.run([client, *arguments], env=self.environment(), capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, f"docker {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+        return done.stdout if check else done.stdout + done.stderr
+
+    def run(self, image: str, *command: str, options: tuple[str, ...] = (), check: bool = True) -> str:
+        """Run a command in a new container as strictly as a careful cluster does, and return what it printed."""
+        strict = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+        return self.docker("run", "--rm", "--network", "none", *strict, *options, image, *command, check=check)
+
+
+@contextmanager
+def docker_engine() -> Iterator[Engine]:
+    """An engine for the time of this context: DOCKER_HOST's, or a new one that leaves nothing behind."""
+    if host := os.environ.get("DOCKER_HOST"):
+        engine = Engine(host)
+        engine.docker("version")
+        yield engine
+        return
+    # Not in pytest's folder: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="iusp-docker-") as name:
+        folder = Path(name)
+        process = _start(folder, "overlay2") or _start(folder, "vfs")
+        assert process, f"dockerd does not start:\n{(folder / 'log').read_text()[-3000:]}"
+        engine = Engine(_host(folder))
+        try:
+            yield engine
+        finally:
+            if left := engine.docker("ps", "--quiet", check=False).split():
+                engine.docker("kill", *left, check=False)
+            process.terminate()
+            process.wait(60)
+
+
+def _host(folder: Path) -> str:
+    return f"unix://{folder}/docker.sock"
+
+
+def _start(folder: Path, driver: str) -> "subprocess.Popen[bytes] | None":
+    """Start dockerd below `folder`; None if it gives up, as overlay2 makes it on some file systems."""
+    assert os.geteuid() == 0, "dockerd needs root; or set DOCKER_HOST to an engine that is running"
+    command = [
+        # It ends with its parent, whatever ends that.
+        *(_needed("setpriv", "util-linux"), "--pdeathsig", "TERM", _needed("dockerd", "docker.io")),
+        # No firewall rules and no docker0: nothing of the host is changed.
+        *("--bridge=none", "--iptables=false", "--ip6tables=false", f"--storage-driver={driver}"),
+        *(f"--host={_host(folder)}", f"--pidfile={folder}/pid"),
+        *(f"--data-root={folder}/data", f"--exec-root={folder}/run"),
+    ]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    while process.poll() is None:
+        if "Server Version" in Engine(_host(folder)).docker("info", check=False):
+            return process
+        time.sleep(0.2)
+    return None
+
+
+def _kept(name: str, make: Callable[[Path], None]) -> Path:
+    """Return `name` in the cache, made by `make` if it is not there yet."""
+    path = CACHE / name
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=CACHE) as folder:
+            make(Path(folder) / name)
+            (Path(folder) / name).rename(path)
+    return path
+
+
+def base_archive() -> Path:
+    """The stand-in for python:3.11-slim-bookworm: Debian 12's own Python is 3.11. Takes a minute the first time."""
+    packages = "ca-certificates,git,python3,python3-pip,python3-venv"
+
+    def make(archive: Path) -> None:
+        root = archive.with_suffix(".root")
+        bootstrap = _needed("debootstrap", "debootstrap")
+        command = [bootstrap, "--variant=minbase", f"--include={packages}", "bookworm", root]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(root / "var/cache/apt/archives")
+        subprocess.run(["tar", "--create", "--file", archive, "--directory", root, "."], check=True)
+
+    return _kept("base-bookworm.tar", make)
+
+
+def wheelhouse() -> Path:
+    """The packages of today's lock, as `make wheelhouse` downloads them."""
+    inputs = ("requirements.lock", "requirements.in", "docker/fill-wheelhouse")
+    key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in inputs)).hexdigest()[:12]
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        subprocess.run([ROOT / "docker/fill-wheelhouse", folder], env=_python(), check=True)
+
+    return _kept(f"wheelhouse-{key}", make)
+
+
+def _python() -> dict[str, str]:
+    return os.environ | {"PYTHON": sys.executable}
+
+
+def import_base(engine: Engine) -> str:
+    """Return the name of the image to build upon, in the engine."""
+    if image := os.environ.get("BASE_IMAGE"):
+        return image
+    if not engine.docker("images", "--quiet", BASE):
+        engine.docker("import", base_archive(), BASE)
+    return BASE
+
+
+def build(engine: Engine, target: str, **arguments: str) -> str:
+    """Build a target of docker/Dockerfile from the wheelhouse, without any network, and return the image's name."""
+    image = f"iusp:test-{target}"
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=".context-") as name:
+        context = Path(name)
+        for entry in CONTEXT:
+            source = ROOT / entry
+            if source.is_dir():
+                shutil.copytree(source, context / entry, ignore=shutil.ignore_patterns("wheelhouse", "__pycache__"))
+            elif source.exists():
+                shutil.copy(source, context)
+        shutil.copytree(wheelhouse(), context / "docker/wheelhouse", copy_function=os.link)
+        options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        engine.docker(
+            *("build", "--network=none", f"--build-arg=BASE_IMAGE={import_base(engine)}", *options),
+            *(f"--file={context}/docker/Dockerfile", f"--target={target}", f"--tag={image}", context),
+        )
+    return image
+
+
+def main() -> None:
+    """Fill the cache; then build both images in an engine and keep it up."""
+    base_archive(), wheelhouse()
+    if sys.argv[1:] == ["cache"]:
+        return
+    with docker_engine() as engine:
+        print(f"export DOCKER_HOST={engine.host}", flush=True)
+        print(f"{build(engine, 'light')} and {build(engine, 'cpu')} are built; Ctrl-C ends the engine", flush=True)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
+
+
+if __name__ == "__main__":
+    main()
