@@ -340,6 +340,8 @@ class Kubeflow(Section):
     """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION."""
     volume: Volume | None
     """Recordings on a volume of the cluster."""
+    work_claim: str | None
+    """Claim (ReadWriteMany) for work in progress, so that a pod that is tried again goes on where it was."""
     pod: Pod
     """Of every step."""
     steps: dict[str, dict[str, Any]]

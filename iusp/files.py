@@ -36,19 +36,32 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
     The folder outlives a kill and is found again by the next run with the same `key` (a digest of everything that
     shapes the output), so finished parts need not be made twice. Work under another key is removed. It lies outside
     `output` because DVC deletes a stage's outputs before it runs the stage.
+
+    IUSP_WORK names another place for such folders, by IUSP_EXECUTION: on a cluster, what lies beside the output is lost
+    with the pod. Other pods work there too, so nothing of another key is removed.
     """
-    folder = output.with_name(f".{output.name}.work-{key[:16]}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for stale in output.parent.glob(f".{output.name}.work-*"):
-        if stale != folder:
-            shutil.rmtree(stale)
-    folder.mkdir(exist_ok=True)
+    elsewhere = os.environ.get("IUSP_WORK")
+    parent = Path(elsewhere) / os.environ.get("IUSP_EXECUTION", "") if elsewhere else output.parent
+    folder = parent / f".{output.name}.work-{key[:16]}"
+    if not elsewhere:
+        for stale in parent.glob(f".{output.name}.work-*"):
+            if stale != folder:
+                shutil.rmtree(stale)
+    folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.rglob(".*.part"):
         leftover.unlink()
     yield folder
     if output.exists():
         shutil.rmtree(output)
-    folder.replace(output)
+    if elsewhere:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        arriving = output.with_name(f".{output.name}.part")
+        shutil.rmtree(arriving, ignore_errors=True)
+        shutil.copytree(folder, arriving)
+        arriving.replace(output)
+        shutil.rmtree(folder)
+    else:
+        folder.replace(output)
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,96 @@ def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker:
         package = Path(folder) / "iusp.yaml"
         write(config, package)
         show_results(*run_pipeline(package, config, output, docker))
+
+
+@main.command()
+@changes
+@click.option(
+    "--host", required=True, help="Kubeflow Pipelines' address, such as https://kubeflow.example.org/pipeline."
+)
+@click.option("--namespace", help="Of the run, where Kubeflow is shared by several users.")
+@click.option("--experiment", default="iusp", show_default=True, help="Kubeflow's experiment; created if need be.")
+@click.option("--run-name", help="[default: iusp, date and time; of a recurring run: iusp]")
+@click.option("--no-cache", is_flag=True, help="Compute every task anew.")
+@click.option("--wait", is_flag=True, help="Follow the run to its end, and fail if it fails.")
+@click.option("--schedule", metavar="CRON", help="Run again and again: '0 3 * * 1' is Mondays at 3:00.")
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    changes: tuple[str, ...],
+    image: str | None,
+    host: str,
+    namespace: str | None,
+    experiment: str,
+    run_name: str | None,
+    no_cache: bool,
+    wait: bool,
+    schedule: str | None,
+) -> None:
+    """Upload the pipeline as a new version and run it on a cluster.
+
+    KF_PIPELINES_TOKEN holds a bearer token, KF_PIPELINES_SA_TOKEN_PATH names a file with one; SSL_CERT_FILE names
+    certificates of your own.
+    """
+    from pipelines.graph import write
+    from pipelines.submit import submit as submit_package
+
+    name = run_name or ("iusp" if schedule else f"iusp {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "iusp.yaml"
+        write(_config(ctx, changes, image), package)
+        submit_package(package, "iusp", host, namespace, experiment, name, not no_cache, wait, schedule, click.echo)
+
+
+@main.command()
+@changes
+@click.option("--name", default="iusp-teacher", show_default=True, help="Of the job.")
+@click.option("--claim", required=True, help="Claim that holds the project's folder: params.yaml, data/, models/.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Pods.")
+@click.option(
+    "--processes", type=click.IntRange(1), default=2, show_default=True, help="In each pod; one for each GPU."
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="YAML to write.")
+@click.pass_context
+def trainjob(
+    ctx: click.Context,
+    changes: tuple[str, ...],
+    image: str | None,
+    name: str,
+    claim: str,
+    nodes: int,
+    processes: int,
+    output: Path,
+) -> None:
+    """Write a TrainJob of Kubeflow Trainer for a teacher too big for one process."""
+    import yaml
+
+    from iusp.files import atomic
+    from pipelines.graph import MLFLOW_KEYS
+    from pipelines.trainjob import manifest
+
+    cluster = _config(ctx, changes, image).kubeflow
+    pod = cluster.pod_of("teacher")
+    secret = cluster.mlflow_secret
+    document = manifest(
+        name,
+        cluster.image,
+        claim,
+        user=cluster.user,
+        nodes=nodes,
+        processes_per_node=processes,
+        cpu=pod.cpu,
+        memory=pod.memory,
+        accelerators={pod.accelerator.resource: pod.accelerator.count} if pod.accelerator else {},
+        timeout_seconds=pod.timeout_seconds,
+        node_selector=pod.node_selector,
+        tolerations=[toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
+        secrets={"MLFLOW_TRACKING_URI": secret} if secret else {},
+        optional_secrets=dict.fromkeys(MLFLOW_KEYS, secret) if secret else {},
+    )
+    with atomic(output) as temporary:
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    click.echo(f"{output}: kubectl create --filename {output}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ LIGHT = {"begin", "dataset", "registration", "finish"}
 # Steps that log to MLflow, and those that may read or write S3.
 TRACKED = {"begin", "teacher", "student", "registration", "finish"}
 STORING = {"dataset", "registration"}
+# Steps that a kill costs hours.
+RESUMING = {"dataset", "features", "teacher", "student"}
 MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 STORAGE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 STORAGE_OPTIONS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN")
@@ -141,10 +143,13 @@ def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
         kubernetes.add_toleration(task, **toleration.model_dump())
     # No privilege escalation, no capabilities: Kubeflow sets that on every pod.
     kubernetes.set_security_context(task, cluster.user, cluster.user, True)
+    # None of these is an argument: that would keep the cache from being used.
+    kubernetes.use_field_path_as_env(task, "IUSP_EXECUTION", "metadata.labels['pipeline/runid']")
+    if cluster.work_claim and step in RESUMING:
+        kubernetes.mount_pvc(task, cluster.work_claim, "/work")
+        task.set_env_variable("IUSP_WORK", "/work")
     if step in TRACKED:
-        # Neither is an argument: it would keep the cache from being used.
         task.set_env_variable("MLFLOW_EXPERIMENT_NAME", config.registration.experiment)
-        kubernetes.use_field_path_as_env(task, "IUSP_EXECUTION", "metadata.labels['pipeline/runid']")
         _secret(task, cluster.mlflow_secret, ("MLFLOW_TRACKING_URI",), MLFLOW_KEYS)
     if step in STORING:
         _secret(task, cluster.storage_secret, STORAGE_KEYS, STORAGE_OPTIONS)

@@ -136,12 +136,9 @@ def _six_fields(schedule: str) -> str:
         numbers |= {name: low + index for index, name in enumerate(names)}
         for item in field.split(","):
             match = re.fullmatch(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/0*([1-9]\d*))?", item)
-            values = (
-                [numbers.get(value.upper().lstrip("0") or "0") for value in match.groups()[:2] if value]
-                if match
-                else [None]
-            )
-            if None in values or values != sorted(values):  # type: ignore[type-var]
+            ends = match.groups()[:2] if match else ("none", None)
+            values = [numbers.get(end.upper().lstrip("0") or "0", -1) for end in ends if end]
+            if -1 in values or values != sorted(values):
                 raise InputError(f"schedule {schedule!r}: {item!r} is not a {unit} from {low} to {high}")
     return " ".join(fields)
 

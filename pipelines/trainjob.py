@@ -1,13 +1,14 @@
 """The teacher step as a TrainJob of Kubeflow Trainer (2.2 and later), for a teacher too big for one process.
 
-The trainer starts `torchrun` on each node and tells it by PET_* variables of the others. What the job reads and writes
-lies on a claim that all nodes mount: params.yaml and data/, and models/, which the first process writes.
+Each node runs `torchrun`, which Trainer tells of the others by PET_* variables. What the job reads and writes lies on a
+claim that all nodes mount: params.yaml and data/, and models/, which the first process writes.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TEACHER = ("torchrun", "-m", "iusp", "teacher")
+# torchrun, by the name that depends on no script.
+TEACHER = ("python", "-m", "torch.distributed.run", "-m", "iusp", "teacher")
 # Trainer's name both of the job and of the container that trains; a patch finds them by it.
 NODE = "node"
 

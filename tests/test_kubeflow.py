@@ -106,7 +106,7 @@ def test_each_task_is_given_the_params_that_its_stage_reads(compiled: tuple[dict
     seen: dict[str, set[str]] = {}
     for tasks in dags(compiled[0]).values():
         for task in tasks.values():
-            given = [json.loads(value) for value in arguments(task).values() if str(value).startswith("{")]
+            given = [json.loads(value) for value in arguments(task).values() if str(value).startswith('{"')]
             for value in given:
                 if value == settings:
                     sections = set(settings)

@@ -16,7 +16,7 @@ from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
 from iusp.features import features_digest, open_packed, read_table
-from iusp.files import atomic, sha256, work_folder, write_json
+from iusp.files import atomic, digest, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
 from iusp.parallel import worker_pool
@@ -67,12 +67,12 @@ def run(
     Raises:
         InputError: a clip cannot be read any more, or there is no training clip.
     """
-    index, digest = _read_index(config, dataset)
-    with work_folder(output, digest) as folder:
+    index, whole = _read_index(config, dataset)
+    with work_folder(output, whole) as folder:
         parts = folder / "parts"
         parts.mkdir(exist_ok=True)
         _extract_all(list(_shards(index, recordings, parts, config.clips_per_shard)), config, progress, workers)
-        clips = _assemble(config, index, digest, [parts], folder)
+        clips = _assemble(config, index, whole, [parts], folder)
         shutil.rmtree(parts)
     return clips
 
@@ -102,8 +102,8 @@ def extract(
     Raises:
         InputError: a clip cannot be read any more, or there is no training clip.
     """
-    index, digest = _read_index(config, dataset)
-    with work_folder(output, digest) as folder:
+    index, whole = _read_index(config, dataset)
+    with work_folder(output, digest([whole, part, parts])) as folder:
         shards = list(_shards(index, recordings, folder, config.clips_per_shard))[part::parts]
         _extract_all(shards, config, progress, workers)
 
@@ -123,9 +123,9 @@ def merge(config: Features, dataset: Path, parts: Sequence[Path], output: Path) 
     Raises:
         InputError: a shard is missing or of another shape.
     """
-    index, digest = _read_index(config, dataset)
-    with work_folder(output, digest) as folder:
-        return _assemble(config, index, digest, parts, folder)
+    index, whole = _read_index(config, dataset)
+    with work_folder(output, whole) as folder:
+        return _assemble(config, index, whole, parts, folder)
 
 
 def _read_index(config: Features, dataset: Path) -> tuple[pd.DataFrame, str]:
@@ -147,7 +147,7 @@ def _extract_all(shards: list[Shard], config: Features, progress: Progress, work
 
 
 def _assemble(
-    config: Features, index: pd.DataFrame, digest: str, folders: Sequence[Path], output: Path
+    config: Features, index: pd.DataFrame, whole: str, folders: Sequence[Path], output: Path
 ) -> dict[str, int]:
     """Merge the shards that lie in `folders` and describe them."""
     found = {path.name: path for folder in folders for path in folder.glob("*.npy")}
@@ -167,7 +167,7 @@ def _assemble(
         output / "features.json",
         {
             "config": config.model_dump(mode="json"),
-            "digest": digest,
+            "digest": whole,
             "mean": mean.tolist(),
             "std": std.tolist(),
             "clips": clips,
