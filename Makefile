@@ -36,7 +36,7 @@ run: .venv/installed .dvc/config.local ## Audio to registered students: install,
 	iusp results
 
 test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not shared" -n 2
+	$(BIN)/python -m pytest -m "not shared and not containers" -n 2
 
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
 	$(BIN)/python -m pytest -m shared -n 2

@@ -1,6 +1,7 @@
 """The command line; every step imports what it needs when it is called."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def main(ctx: click.Context, params: Path) -> None:
     inputs have changed; `iusp results` shows what came out.
     """
     ctx.obj = params
+    if "TORCHELASTIC_RUN_ID" in os.environ and ctx.invoked_subcommand != "teacher":
+        raise InputError(f"iusp {ctx.invoked_subcommand} runs in one process; only iusp teacher runs under torchrun")
 
 
 def _config(ctx: click.Context) -> "Config":
@@ -90,15 +93,25 @@ def teacher(ctx: click.Context) -> None:
     """Train the teacher and store its knowledge of every training clip.
 
     Reads params.yaml's `teacher` and `augmentation`, data/dataset and data/features; writes models/teacher. Losses and
-    AUPRC go to MLflow after each epoch.
+    AUPRC go to MLflow after each epoch. Several processes share the work under torchrun:
+
+        torchrun --nproc-per-node 2 -m iusp teacher
     """
+    from iusp import distributed
     from iusp.console import train_teacher
+    from iusp.progress import silent
+    from iusp.steps.teacher import run
     from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
-    with readable_errors():
-        tracker = Tracker.of(config, DATASET)
-    train_teacher(config.teacher, config.augmentation, tracker, DATASET, FEATURES, TEACHER)
+    with distributed.group():
+        if distributed.rank():
+            # The first process speaks for all.
+            run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, silent, lambda row: None)
+            return
+        with readable_errors():
+            tracker = Tracker.of(config, DATASET)
+        train_teacher(config.teacher, config.augmentation, tracker, DATASET, FEATURES, TEACHER)
 
 
 @main.command()

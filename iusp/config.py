@@ -54,13 +54,39 @@ class Clips(Section):
         return {"train": self.train, "validate": self.validate_, "test": self.test}
 
 
+class Repository(Section):
+    """A version of a folder that a git repository tracks by DVC or git."""
+
+    url: Annotated[str, Field(pattern=r"^[^\s-].*$")]
+    """Address or folder of the git repository, without credentials."""
+    revision: Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
+    """Commit, tag or branch; what moves pins nothing."""
+    path: Annotated[str, Field(min_length=1)]
+    """Folder in SONYC-UST's format, from the repository's root."""
+
+    @model_validator(mode="after")
+    def _plain(self) -> "Repository":
+        # The scheme decides: ssh needs a user's name, and that is no secret.
+        if re.match(r"(?i)https?://[^/]*@|[a-z+]+://[^/@]*:[^/]*@", self.url):
+            raise ValueError("url must hold no credentials; leave them to git's credential helper")
+        if self.path.startswith(("/", "-")) or ".." in self.path.split("/"):
+            raise ValueError(f"path {self.path!r} must lead from the repository's root to a folder in it")
+        return self
+
+
 class Dataset(Section):
     """Where the recordings come from and how annotations become labels."""
 
-    source: Literal["embedded", "folder"]
-    """`embedded` generates city scenes; `folder` reads `path`."""
+    source: Literal["embedded", "folder", "s3", "dvc"]
+    """`embedded` generates city scenes; the others read a folder in SONYC-UST's format: annotations CSV, taxonomy YAML,
+    audio."""
     path: Annotated[str, Field(min_length=1)]
-    """Folder in SONYC-UST's format (annotations CSV, taxonomy YAML, audio); used by source `folder`."""
+    """That folder, on this machine or a mounted volume; used by source `folder`."""
+    s3: str | None
+    """That folder in a bucket, `s3://bucket/prefix`; used by source `s3`. boto3 finds the credentials, and
+    AWS_ENDPOINT_URL names a server other than AWS. DVC does not see changes there: `dvc repro --force dataset`."""
+    dvc: Repository | None
+    """That folder in a git repository, pinned; used by source `dvc`."""
     seed: Seed
     """Seed of the embedded scenes."""
     clips: Clips
@@ -82,6 +108,16 @@ class Dataset(Section):
     def _durations(self) -> "Dataset":
         if self.min_seconds > self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds:g} <= max_seconds {self.max_seconds:g} must hold")
+        return self
+
+    @model_validator(mode="after")
+    def _origin(self) -> "Dataset":
+        if self.s3 is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", self.s3):
+            raise ValueError("s3 must be s3://bucket/prefix, without credentials")
+        if self.source == "s3" and self.s3 is None:
+            raise ValueError("source s3 needs s3: s3://bucket/prefix")
+        if self.source == "dvc" and self.dvc is None:
+            raise ValueError("source dvc needs dvc: {url: a git repository, revision: a commit or tag, path: a folder}")
         return self
 
 

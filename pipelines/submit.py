@@ -13,7 +13,8 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,8 @@ POLL = 5.0  # seconds
 PATIENCE = (5, 10, 20, 40, 60, 60, 60)  # seconds before each new try while waiting: a server may be restarted
 TOKEN, TOKEN_PATH = "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"
 AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+ADDRESS = "check the address, which on a dashboard ends in /pipeline"
+PAGE = f"it answers with a web page; {ADDRESS}, and the token"
 FINAL_STATES = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 CRON = (
     ("second", 0, 59, ()),
@@ -139,7 +142,7 @@ def _six_fields(schedule: str) -> str:
             ends = match.groups()[:2] if match else ("none", None)
             values = [numbers.get(end.upper().lstrip("0") or "0", -1) for end in ends if end]
             if -1 in values or values != sorted(values):
-                raise InputError(f"schedule {schedule!r}: {item!r} is not a {unit} from {low} to {high}")
+                raise InputError(f"schedule {schedule!r}: {item!r} is no {unit} from {low} to {high}")
     return " ".join(fields)
 
 
@@ -235,10 +238,7 @@ class _Client(kfp.Client):  # type: ignore[misc]
         return configuration
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-        answer, _, headers = self._healthz_api.healthz_service_get_healthz_with_http_info(_request_timeout=TIMEOUT)
-        if "json" not in headers.get("content-type", ""):
-            raise ApiException(status=404, reason="a web page")
-        return answer
+        return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT)
 
 
 class _Server:
@@ -252,35 +252,42 @@ class _Server:
             # kfp.Client would open a browser and wait for it.
             raise InputError(f"{host}: get a token of Identity-Aware Proxy, and set {TOKEN} to it")
         from_file = self._token and not os.environ.get(TOKEN)
-        with warnings.catch_warnings():
+        with self._readable("connect"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of every kfp.Client: that it speaks to version 2 only
-            self._client = self._ask(
-                "connect",
-                lambda **_: _Client(
-                    host=self.host,
-                    namespace=namespace or "kubeflow",
-                    existing_token=None if from_file else self._token,
-                    credentials=ServiceAccountTokenVolumeCredentials() if from_file else None,
-                    ssl_ca_cert=_authorities(),
-                ),
+            self._client = _Client(
+                host=self.host,
+                namespace=namespace or "kubeflow",
+                existing_token=None if from_file else self._token,
+                credentials=ServiceAccountTokenVolumeCredentials() if from_file else None,
+                ssl_ca_cert=_authorities(),
             )
-        self._ask("connect", lambda **_: self._client.get_kfp_healthz())
+        self._ask("connect", self._client.healthzs.healthz_service_get_healthz)
         self._namespace = namespace or self._client.get_user_namespace() or None
 
-    def _ask(self, what: str, request: Callable[..., Any], **arguments: Any) -> Any:
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
         try:
-            return request(_request_timeout=TIMEOUT, **arguments)
+            yield
         except ApiException as error:
             kind = _UnavailableError if error.status in (401, 429) or error.status >= 500 else InputError
             raise kind(f"{self.host}: cannot {what}: {self._refusal(error)}") from None
         except urllib3.exceptions.HTTPError as error:
             raise _UnavailableError(f"{self.host}: cannot {what}: {_silence(error)}") from None
+        except UnicodeDecodeError:
+            raise _UnavailableError(f"{self.host}: cannot {what}: {PAGE}") from None
+
+    def _ask(self, what: str, request: Callable[..., Any], **arguments: Any) -> Any:
+        with self._readable(what):
+            answer = request(_request_timeout=TIMEOUT, **arguments)
+        # kfp takes anything for an answer, in which then everything is None.
+        if "json" not in str(self._client._run_api.api_client.last_response.getheader("content-type")):
+            raise _UnavailableError(f"{self.host}: cannot {what}: {PAGE}")
+        return answer
 
     def _refusal(self, error: Any) -> str:
         """Say why the server refused a request, and what to do."""
-        said = _words(error.body)
-        if self._token:
-            said = said.replace(self._token, "***")
+        body = error.body or ""
+        said = _words(body.replace(self._token, "***") if self._token else body)
         if error.status == 401 or 300 <= error.status < 400:
             return (
                 f"it does not accept the token in {TOKEN} or {TOKEN_PATH} ({error.status}); get a new one"
@@ -290,7 +297,7 @@ class _Server:
         if error.status == 403:
             return f"not allowed (403){said}; ask its administrator, or name a namespace of yours"
         if error.status == 404 and not said:
-            return "there is no Kubeflow Pipelines (404); check the address, which on a dashboard ends in /pipeline"
+            return f"there is no Kubeflow Pipelines (404); {ADDRESS}"
         if error.status >= 500 or error.status == 429:
             return f"the server is in trouble ({error.status}){said}; try again in a minute"
         return f"refused ({error.status}){said}"
@@ -369,26 +376,22 @@ class _Server:
         listed = self._find(what, api.recurring_run_service_list_recurring_runs, name, experiment_id=experiment_id)
         old = listed.recurring_runs or []
         page = f"{self.pages}/#/recurringrun/details/"
+        trigger = V2beta1Trigger(cron_schedule=V2beta1CronSchedule(cron=cron))
         for one in old:
-            if one.pipeline_version_reference.pipeline_id != version.pipeline_id:
-                link = f"{page}{one.recurring_run_id}"
+            link, other = f"{page}{one.recurring_run_id}", one.pipeline_version_reference
+            if other is None or other.pipeline_id != version.pipeline_id:
                 raise InputError(
-                    f"recurring run {name} runs another pipeline: {link}; delete it, or choose another name"
+                    f"recurring run {name} runs another pipeline; delete it, or choose another name: {link}"
                 )
-            if (
-                len(old) == 1
-                and one.mode == "ENABLE"
-                and one.pipeline_version_reference == version
-                and one.trigger.cron_schedule.cron == cron
-            ):
-                say(f"recurring run {name}, at '{cron}', was there before: {page}{one.recurring_run_id}")
+            if len(old) == 1 and (one.mode, other, one.trigger) == ("ENABLE", version, trigger):
+                say(f"recurring run {name}, at '{cron}', was there before: {link}")
                 return
         recurring = V2beta1RecurringRun(
             display_name=name,
             experiment_id=experiment_id,
             pipeline_version_reference=version,
             runtime_config=V2beta1RuntimeConfig(parameters={}),
-            trigger=V2beta1Trigger(cron_schedule=V2beta1CronSchedule(cron=cron)),
+            trigger=trigger,
             mode="ENABLE",
             max_concurrency="1",
             no_catchup=True,
@@ -402,14 +405,14 @@ class _Server:
         say(f"recurring run {name}, at '{cron}'{replaced}: {page}{created.recurring_run_id}")
 
 
-def _words(body: str | None) -> str:
+def _words(body: str) -> str:
     """Return what a server's answer says to people, after a colon, or nothing."""
     try:
-        answer = json.loads(body or "")
+        answer = json.loads(body)
         words = answer.get("message") or answer.get("error_message") or answer.get("error") or ""
     except (ValueError, AttributeError):
         # A proxy's page of HTML, or Go's words for a path that it does not know.
-        words = "" if not body or "<" in body or "404 page" in body else body
+        words = "" if "<" in body or "404 page" in body else body
     return f": {' '.join(str(words).split())[:300]}" if words else ""
 
 
@@ -423,10 +426,10 @@ def _silence(error: Exception) -> str:
             f"TLS failed ({' '.join(str(cause).split())[:150]}); name the certificate of your authority in "
             f"{AUTHORITIES[0]}, and for a server without TLS write http://"
         )
+    if isinstance(cause, urllib3.exceptions.NewConnectionError):  # a TimeoutError, too
+        return "nothing listens there; check address and port, and that kubectl port-forward still runs if you use it"
     if isinstance(cause, urllib3.exceptions.TimeoutError):
         return "no answer in time; check the address, or try again in a minute"
-    if isinstance(cause, urllib3.exceptions.NewConnectionError):
-        return "nothing listens there; check address and port, and that kubectl port-forward still runs if you use it"
     return "the connection was cut; try again in a minute"
 
 

@@ -7,11 +7,12 @@ python:3.11-slim-bookworm, and the packages come from a wheelhouse. Both are mad
     python tests/docker_engine.py              start an engine, build light and cpu, print how to use it; Ctrl-C ends it
     python tests/docker_engine.py cache        only fill the cache
 
-Environment: DOCKER_HOST takes an engine that is there already, BASE_IMAGE an image instead of the stand-in.
+DOCKER_HOST names an engine that is there already, to be used instead of a new one.
 """
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,25 +152,35 @@ def wheelhouse() -> Path:
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        subprocess.run([ROOT / "docker/fill-wheelhouse", folder], env=_python(), check=True)
+        environment = os.environ | {"PYTHON": sys.executable}
+        subprocess.run([ROOT / "docker/fill-wheelhouse", folder], env=environment, check=True)
 
     return _kept(f"wheelhouse-{key}", make)
 
 
-def _python() -> dict[str, str]:
-    return os.environ | {"PYTHON": sys.executable}
+def s3_packages() -> Path:
+    """The packages of the stand-in for the S3 server, in the versions of the tests' own lock."""
+    lock = (ROOT / "requirements-dev.lock").read_text()
+    pins = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", lock, re.MULTILINE))
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        constraints = folder.with_suffix(".txt")
+        constraints.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder, "--constraint", constraints]
+        subprocess.run([*command, "moto[server]"], check=True)
+
+    return _kept(f"moto-{pins['moto']}", make)
 
 
 def import_base(engine: Engine) -> str:
-    """Return the name of the image to build upon, in the engine."""
-    if image := os.environ.get("BASE_IMAGE"):
-        return image
+    """Put the stand-in into the engine and return its name."""
     if not engine.docker("images", "--quiet", BASE):
         engine.docker("import", base_archive(), BASE)
     return BASE
 
 
-def build(engine: Engine, target: str, **arguments: str) -> str:
+def build(engine: Engine, target: str, *options: str, packages: bool = True) -> str:
     """Build a target of docker/Dockerfile from the wheelhouse, without any network, and return the image's name."""
     image = f"iusp:test-{target}"
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".context-") as name:
@@ -180,8 +191,9 @@ def build(engine: Engine, target: str, **arguments: str) -> str:
                 shutil.copytree(source, context / entry, ignore=shutil.ignore_patterns("wheelhouse", "__pycache__"))
             elif source.exists():
                 shutil.copy(source, context)
-        shutil.copytree(wheelhouse(), context / "docker/wheelhouse", copy_function=os.link)
-        options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        (context / "docker/wheelhouse").mkdir()
+        if packages:
+            shutil.copytree(wheelhouse(), context / "docker/wheelhouse", copy_function=os.link, dirs_exist_ok=True)
         engine.docker(
             *("build", "--network=none", f"--build-arg=BASE_IMAGE={import_base(engine)}", *options),
             *(f"--file={context}/docker/Dockerfile", f"--target={target}", f"--tag={image}", context),
@@ -189,9 +201,24 @@ def build(engine: Engine, target: str, **arguments: str) -> str:
     return image
 
 
+def build_stand_ins(engine: Engine) -> dict[str, str]:
+    """Build what tests/containers/stand_ins has; return the images by their service's name in docker/compose.yaml."""
+    source = ROOT / "tests/containers/stand_ins"
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=".context-") as name:
+        context = Path(name) / "stand_ins"
+        shutil.copytree(source, context)
+        shutil.copytree(s3_packages(), context / "wheels", copy_function=os.link)
+        for target in ("postgres", "s3"):
+            engine.docker(
+                *("build", "--network=host", f"--build-arg=BASE_IMAGE={import_base(engine)}"),
+                *(f"--target={target}", f"--tag=iusp:test-{target}", context),
+            )
+    return {"postgres": "iusp:test-postgres", "s3": "iusp:test-s3"}
+
+
 def main() -> None:
     """Fill the cache; then build both images in an engine and keep it up."""
-    base_archive(), wheelhouse()
+    base_archive(), wheelhouse(), s3_packages()
     if sys.argv[1:] == ["cache"]:
         return
     with docker_engine() as engine:

@@ -1,15 +1,15 @@
 """The part of Kubeflow Pipelines' HTTP API (v2beta1) that submitting needs, with its state in memory.
 
-This is a contract test, not a cluster: nothing is scheduled, no container runs, and a run does only what the test tells
-it to. Paths and field names are those of the kfp_server_api package, and a field that it does not know is refused. What
-is refused, and in which words and shapes, follows the source of the API server 2.x as far as submitting meets it:
+This is a contract test, not a cluster: nothing is scheduled, no container runs, and a run does only what a test tells
+it to. Paths and field names are those of the kfp_server_api package, and a field that it does not know is refused.
+What is refused, and in which words and shapes, follows the source of the API server 2.x where submitting meets it:
 
 - uploads are parsed as the protobuf PipelineSpec; names are unique for pipelines, and for versions in a pipeline;
-- gRPC's errors have {"error", "code", "message", "details"}, those of uploads {"error_message", "error_details"};
-- a run's task_details are Argo's nodes: beside a task there are its driver, its pod ("executor") and the graph ("root").
+- gRPC's errors are {"error", "code", "message", "details"}, those of uploads {"error_message", "error_details"};
+- a run's task_details are Argo's nodes: beside a task are its driver, its pod ("executor") and the graph ("root").
   Real servers of version 2 leave their `error` empty (kubeflow/pipelines 14007), so tests give messages and do not.
 
-Not here: users and rights, Istio and its sign-in pages, paging, Kubernetes-native pipelines, the tasks API of version 3.
+Not here: users and rights, Istio and its sign-in pages, paging, Kubernetes-native pipelines, version 3's tasks API.
 """
 
 import json
@@ -55,8 +55,9 @@ class Request:
 class Failure:
     """What happens to requests whose method and path contain `where`, `times` times.
 
-    `kind` is a status, or "cut" (the connection), "slow" (no answer), "page" (HTML with 200), "login" (a redirect),
-    "echo" (401 whose message repeats what the client sent as its authorization), "busy" (503, asking for an hour).
+    `kind` is a status, or "cut" (the connection), "slow" (no answer), "page" (HTML with 200), "latin" (500 in another
+    encoding), "login" (a redirect), "busy" (503, asking for an hour), or "echo" (401 with a message that repeats what
+    the client sent as its authorization).
     """
 
     where: str
@@ -168,11 +169,13 @@ class KubeflowApi:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body are two packets, and the second would wait 40 ms for the first to be confirmed.
+            disable_nagle_algorithm = True
 
             def log_message(self, *_: Any) -> None:
                 pass
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self.answer()
 
             do_POST = do_DELETE = do_GET  # noqa: N815
@@ -211,6 +214,8 @@ class KubeflowApi:
                     self.close_connection = True
                 elif kind == "page":
                     self.send(200, "<!doctype html><title>Sign in</title>", "text/html")
+                elif kind == "latin":
+                    self.send(500, "<title>Géré par un mandataire</title>".encode("latin-1"), "text/html")
                 elif kind == "login":
                     self.send(302, "", "text/html", Location="/dex/auth?client_id=kubeflow")
                 elif kind == "echo":
@@ -219,7 +224,8 @@ class KubeflowApi:
                     self.send(503, "<h1>busy</h1>", "text/html", **{"Retry-After": "3600"})
 
             def send(self, status: int, answer: Any, kind: str = "application/json", **headers: str) -> None:
-                content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+                text = answer if isinstance(answer, str | bytes) else json.dumps(answer)
+                content = text.encode() if isinstance(text, str) else text
                 self.send_response(status)
                 for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name, value)

@@ -1,4 +1,4 @@
-"""Submitting to Kubeflow Pipelines, over real HTTP to a server that keeps its contract (kubeflow_api, not a cluster)."""
+"""Submitting to Kubeflow Pipelines, over real HTTP to a server that keeps its contract; it is no cluster."""
 
 import datetime
 import os
@@ -144,6 +144,7 @@ def test_nothing_is_printed_nor_asked(api: KubeflowApi, user: User, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_sdk_finds_what_was_submitted(api: KubeflowApi, user: User) -> None:
     """The server is not only what this client takes for Kubeflow: kfp's own calls understand it too."""
     user.submit(api.url)
@@ -394,6 +395,17 @@ def test_a_schedule_of_another_pipeline_is_not_replaced(api: KubeflowApi, user: 
     assert api.recurring_runs == former
 
 
+def test_a_schedule_made_by_hand_is_replaced_or_left(api: KubeflowApi, user: User) -> None:
+    user.submit(api.url, schedule="0 3 * * *")
+    single(api.recurring_runs)["trigger"] = {"periodic_schedule": {"interval_second": "3600"}}
+    user.submit(api.url, schedule="0 3 * * *")
+    by_hand = single(api.recurring_runs)
+    assert by_hand["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * *"}}
+    by_hand["pipeline_spec"] = single(api.versions)["pipeline_spec"]
+    del by_hand["pipeline_version_reference"]
+    assert "runs another pipeline" in user.refused(api.url, schedule="0 3 * * *")
+
+
 @pytest.mark.parametrize(
     "schedule", ["0 3 * * 1", "*/15 * * * *", "0 0 9 ? * 2-6", "5,35 0-6/2 1,15 jan-mar sun", "00 03 * 09 *"]
 )
@@ -410,16 +422,16 @@ def test_schedules_that_are_taken(schedule: str) -> None:
         ("@daily", "must have five fields"),
         ("0 3 * *", "must have five fields"),
         ("0 0 3 * * 1 2026", "must have five fields"),
-        ("60 3 * * *", "'60' is not a minute from 0 to 59"),
-        ("0 24 * * *", "'24' is not a hour from 0 to 23"),
-        ("0 3 0 * *", "'0' is not a day of the month from 1 to 31"),
-        ("0 3 * 13 *", "'13' is not a month"),
-        ("0 3 * * 7", "'7' is not a day of the week from 0 to 6"),
-        ("0 3 * * MON-SUN", "'MON-SUN' is not a day of the week"),
-        ("30-10 3 * * *", "'30-10' is not a minute"),
-        ("*/0 3 * * *", "'*/0' is not a minute"),
-        ("1,,2 3 * * *", "'' is not a minute"),
-        ("none 3 * * *", "'none' is not a minute"),
+        ("60 3 * * *", "'60' is no minute from 0 to 59"),
+        ("0 24 * * *", "'24' is no hour from 0 to 23"),
+        ("0 3 0 * *", "'0' is no day of the month from 1 to 31"),
+        ("0 3 * 13 *", "'13' is no month"),
+        ("0 3 * * 7", "'7' is no day of the week from 0 to 6"),
+        ("0 3 * * MON-SUN", "'MON-SUN' is no day of the week"),
+        ("30-10 3 * * *", "'30-10' is no minute"),
+        ("*/0 3 * * *", "'*/0' is no minute"),
+        ("1,,2 3 * * *", "'' is no minute"),
+        ("none 3 * * *", "'none' is no minute"),
     ],
 )
 def test_schedules_that_are_refused_before_anything_is_sent(
@@ -490,9 +502,11 @@ def test_each_failure_is_one_line(api: KubeflowApi, user: User, where: str, kind
     assert len([one for one in api.requests if where in f"{one.method} {one.path}"]) == 1
 
 
-def test_a_web_page_is_not_kubeflow(api: KubeflowApi, user: User) -> None:
-    api.failures = [Failure("healthz", "page")]
-    assert "there is no Kubeflow Pipelines" in user.refused(api.url)
+@pytest.mark.parametrize("where", ["healthz", "POST /apis/v2beta1/runs", "GET /apis/v2beta1/runs/"])
+@pytest.mark.parametrize("kind", ["page", "latin"])
+def test_a_web_page_is_not_kubeflow(api: KubeflowApi, user: User, where: str, kind: str) -> None:
+    api.failures = [Failure(where, kind)]
+    assert "it answers with a web page; check the address" in user.refused(api.url, wait=True)
 
 
 def test_a_name_that_kubeflow_refuses(api: KubeflowApi, user: User) -> None:
@@ -529,6 +543,17 @@ def test_nothing_listens(user: User) -> None:
     assert message.startswith(f"{url}: cannot connect: nothing listens there")
 
 
+@pytest.fixture
+def _no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that answers at once, as not everybody's does."""
+
+    def unknown(*_: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+
+
+@pytest.mark.usefixtures("_no_names")
 def test_no_such_host(user: User) -> None:
     message = user.refused("https://kubeflow.invalid")
     assert message.startswith("https://kubeflow.invalid: cannot connect: no such host")
@@ -579,16 +604,18 @@ def test_a_token_that_is_missing_or_wrong(user: User, monkeypatch: pytest.Monkey
     assert SECRET not in message
 
 
+@pytest.mark.parametrize("secret", [SECRET, SECRET * 100])
 @pytest.mark.parametrize("kind", ["echo", 400, 403, 500])
 def test_a_token_that_the_server_repeats_is_not_shown(
-    api: KubeflowApi, user: User, monkeypatch: pytest.MonkeyPatch, kind: int | str
+    api: KubeflowApi, user: User, monkeypatch: pytest.MonkeyPatch, kind: int | str, secret: str
 ) -> None:
-    monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
-    api.failures = [Failure("GET /apis/v2beta1/runs/", kind, message=f"for Bearer {SECRET}")]
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", secret)
+    api.failures = [Failure("GET /apis/v2beta1/runs/", kind, message=f"for Bearer {secret}")]
     message = user.refused(api.url, wait=True)
     assert SECRET not in message + "\n".join(user.lines)
 
 
+@pytest.mark.usefixtures("_no_names")
 @pytest.mark.parametrize(
     ("url", "sent"),
     [

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -26,6 +26,7 @@ from iusp.taxonomy import read_taxonomy
 ANNOTATIONS = "annotations.csv"
 TAXONOMIES = ("dcase-ust-taxonomy.yaml", "taxonomy.yaml")
 AUDIO = "audio"
+TABLES = (".csv", ".yaml")
 INDEX = ["audio_filename", "split", "sensor_id", "sha256", "seconds", "sample_rate", "channels"]
 CLIPS_PER_CALL = 16  # work of one call to another process
 COPY_BYTES = 2**20
@@ -45,6 +46,17 @@ class Source:
     folder: Path
     annotations: Path
     taxonomy: Path
+
+
+class Remote(Protocol):
+    """A folder in that format, elsewhere, as it was when it was looked at."""
+
+    @property
+    def identity(self) -> list[Any]:
+        """What changes with the content of any file, as JSON."""
+
+    def fetch(self, folder: Path, progress: Progress) -> Path:
+        """Copy it into or below `folder`, but for what is there of an earlier call; return where it lies."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,8 @@ def run(
     - `unmatched.csv`, likewise: clips without a file or ground truth, and files without annotation;
     - `dataset.json`: the summary.
 
-    A killed run resumes. The bytes depend neither on that nor on the number of workers.
+    A killed run resumes. The bytes depend neither on that, nor on the number of workers, nor on where the same data come
+    from. What is elsewhere is fetched first, into the work in progress.
 
     Args:
         config: the source and its rules.
@@ -94,9 +107,17 @@ def run(
         InputError: the source cannot be used, too many clips are bad (`<output>.quarantine.csv` then lists them), or
             sensors cross splits where the config refuses that.
     """
-    key = _key(config, output, recordings)
+    remote = _remote(config)
+    key = _key(config, remote, output, recordings)
     with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
-        source = _generate(config, work, workers, progress) if config.source == "embedded" else _open(config)
+        copy = work / ("fetched" if remote else "generated")
+        if remote:
+            source = _open(remote.fetch(copy, progress))
+        elif config.source == "folder":
+            source = _open(Path(config.path))
+        else:
+            embedded.write(copy, config.seed, config.clips.by_split(), workers, progress)
+            source = _open(copy)
         taxonomy = read_taxonomy(source.taxonomy)
         annotations = read_annotations(source.annotations, taxonomy)
         labels = derive_labels(annotations, taxonomy, config.train_rule, config.coarse)
@@ -129,8 +150,8 @@ def run(
         _write_reasons(work / "quarantine.csv", quarantine)
         _write_reasons(work / "unmatched.csv", unmatched)
         files.write_json(work / "dataset.json", summary)
-        if config.source == "embedded":
-            shutil.rmtree(source.folder)
+        if config.source != "folder":
+            shutil.rmtree(copy)
     _report(summary, len(clips), progress)
     return summary
 
@@ -143,11 +164,32 @@ def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
             progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
 
 
-def _key(config: Dataset, *outputs: Path) -> str:
-    """Digest everything that shapes the output: the code, the config and, by size and time, the files of a folder."""
+def _remote(config: Dataset) -> Remote | None:
+    # boto3 takes its time to be imported.
+    if config.source == "s3" and config.s3:
+        from iusp.storage import list_folder
+
+        return list_folder(config.s3, _is_part)
+    if config.source == "dvc" and config.dvc:
+        from iusp.repository import open_version
+
+        return open_version(config.dvc.url, config.dvc.revision, config.dvc.path, _is_part)
+    return None
+
+
+def _is_part(name: str) -> bool:
+    """Tell by its path in the folder whether a file can be part of a data set."""
+    first, *others = name.split("/")
+    return first in (AUDIO, *SPLITS) if others else first.endswith(TABLES)
+
+
+def _key(config: Dataset, remote: Remote | None, *outputs: Path) -> str:
+    """Digest everything that shapes the output: the code, the config and the files of a folder, by size and time."""
     inputs: list[Any] = [files.code_digest(), config.model_dump(mode="json")]
+    if remote:
+        inputs.append(remote.identity)
     if config.source == "folder":
-        source = _open(config)
+        source = _open(Path(config.path))
         for output in outputs:
             _check_apart(source.folder, output)
         for path in (source.annotations, source.taxonomy, *_audio_files(source.folder)):
@@ -163,14 +205,7 @@ def _check_apart(folder: Path, output: Path) -> None:
             raise InputError(f"{output}: holds or lies in the recordings {root}, and it is replaced; write elsewhere")
 
 
-def _generate(config: Dataset, work: Path, workers: int, progress: Progress) -> Source:
-    folder = work / "generated"
-    embedded.write(folder, config.seed, config.clips.by_split(), workers, progress)
-    return Source(folder, _find_annotations(folder), _find_taxonomy(folder))
-
-
-def _open(config: Dataset) -> Source:
-    folder = Path(config.path)
+def _open(folder: Path) -> Source:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set dataset.path to one in SONYC-UST's format")
     return Source(folder, _find_annotations(folder), _find_taxonomy(folder))
@@ -249,7 +284,7 @@ def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> dict[str, 
         return {"reason": str(error)}
     # Whatever has its final name is complete: it was linked, or renamed after it was copied.
     copy = target / clip.name
-    if not copy.exists() and config.source == "embedded":
+    if not copy.exists() and config.source != "folder":
         with suppress(OSError):  # a file system without links: copied below
             os.link(source, copy)
     checksum = files.sha256(copy) if copy.exists() else _copy(source, copy)

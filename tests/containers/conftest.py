@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from docker_engine import Engine, build, docker_engine
 
-VERSION, REVISION = "1.2.3", "0123abc"
+LABELS = ("--build-arg=VERSION=1.2.3", "--build-arg=REVISION=0123abc")
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +16,9 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def light(engine: Engine) -> str:
-    return build(engine, "light", VERSION=VERSION, REVISION=REVISION)
+    return build(engine, "light", *LABELS)
 
 
 @pytest.fixture(scope="session")
 def cpu(engine: Engine) -> str:
-    return build(engine, "cpu", VERSION=VERSION, REVISION=REVISION)
+    return build(engine, "cpu", *LABELS)

@@ -1,0 +1,288 @@
+"""A folder in an S3 bucket: listed, then fetched in parallel, verified and resumed. Only this module imports boto3."""
+
+import hashlib
+import re
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from botocore.exceptions import ConnectionError as UnreachableError
+from botocore.httpchecksum import StreamingChecksumBody
+from urllib3.exceptions import HTTPError
+
+from iusp import audio, files
+from iusp.errors import InputError
+from iusp.progress import Progress
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+THREADS = 16
+QUEUED = 4 * THREADS  # objects that wait for a thread; all at once would take memory for each
+REQUESTS = 4  # of one kind, until an answer comes that is no passing failure
+DOWNLOADS = 4  # of one object, until it arrives whole
+CONNECT_SECONDS, READ_SECONDS = 5, 30
+PAUSE_SECONDS = 0.5  # before the second download of an object; doubled before each further one
+BLOCK_BYTES = 2**18
+MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag of another form is none: of a multipart upload, for instance
+NAMES_IN_MESSAGE = 3
+
+CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or whatever else boto3 takes them from"
+REFUSALS = {  # by the code of S3's answer
+    "NoSuchBucket": "there is no such bucket; correct dataset.s3, or AWS_ENDPOINT_URL",
+    "InvalidAccessKeyId": f"the server does not know the access key; check {CREDENTIALS}",
+    "SignatureDoesNotMatch": f"the server refuses the secret key; check {CREDENTIALS}",
+    "ExpiredToken": "the credentials have expired; renew them",
+    "InvalidToken": "the server refuses the session token; check AWS_SESSION_TOKEN",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
+    "PreconditionFailed": "it was changed while it was fetched; run again when nobody writes there",
+    "NoSuchKey": "it was deleted while the folder was fetched; run again when nobody writes there",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION",
+}
+STATUSES = {  # where the code says nothing
+    403: f"access is denied; check {CREDENTIALS}, and that they may list the bucket and read its objects",
+    412: REFUSALS["PreconditionFailed"],
+}
+
+
+class BrokenDownloadError(Exception):
+    """An object did not arrive as it was sent; the message says why."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """What a listing says of an object.
+
+    Attributes:
+        name: its key from the folder on.
+        size: bytes.
+        etag: changes with its content; without quotes.
+    """
+
+    name: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The objects below a prefix, by name, as they were when they were listed.
+
+    Attributes:
+        uri: `s3://bucket/prefix`.
+        objects: at least one.
+    """
+
+    uri: str
+    objects: tuple[Object, ...]
+
+    @property
+    def identity(self) -> list[Any]:
+        """What changes with the content of any object, as JSON."""
+        return [[entry.name, entry.size, entry.etag] for entry in self.objects]
+
+    def fetch(self, folder: Path, progress: Progress) -> Path:
+        """Fetch the objects into a folder, but for those that an earlier call for the same objects fetched.
+
+        A file gets its name when it is complete, on the disk and verified: by its size, and by the checksum that
+        S3 has of it or else by its ETag, if that is an MD5. A kill costs the objects under way, one for each thread.
+
+        Args:
+            folder: where to; what it holds came from the same `identity`.
+            progress: told of every object.
+
+        Returns:
+            `folder`.
+
+        Raises:
+            InputError: the server cannot be reached or refuses, or an object was changed or does not arrive whole.
+        """
+        bucket, prefix = _split(self.uri)
+        missing = [entry for entry in self.objects if not (folder / entry.name).exists()]
+        done, total = len(self.objects) - len(missing), len(self.objects)
+        progress("fetch", done, total)
+        with _readable(self.uri):
+            client = _client()
+
+        def fetch(entry: Object) -> bool:
+            with _readable(f"s3://{bucket}/{prefix}{entry.name}"):
+                return _fetch(client, bucket, prefix + entry.name, entry, folder / entry.name)
+
+        unverified = 0
+        for verified in _in_threads(fetch, missing):
+            done += 1
+            unverified += not verified
+            progress("fetch", done, total)
+        if unverified:
+            progress("fetch", done, total, f"{unverified} objects have no checksum that can be verified, only a size")
+        return folder
+
+
+def list_folder(uri: str, wanted: Callable[[str], bool]) -> Folder:
+    """List the objects below a prefix.
+
+    Args:
+        uri: `s3://bucket/prefix`, or `s3://bucket`.
+        wanted: tells by an object's name, its key after `prefix/`, whether it is part of the folder.
+
+    Raises:
+        InputError: the server cannot be reached or refuses; nothing there is wanted; or names cannot be those of files.
+    """
+    bucket, prefix = _split(uri)
+    objects = []
+    with _readable(uri):
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                name = entry["Key"].removeprefix(prefix)
+                # A key that ends in / stands for a folder that somebody made in a console.
+                if wanted(name) and not name.endswith("/"):
+                    objects.append(Object(name, entry["Size"], entry["ETag"].strip('"')))
+    if not objects:
+        raise InputError(f"{uri}: there is no annotations CSV, taxonomy YAML or audio; correct dataset.s3")
+    _check_names(uri, [entry.name for entry in objects])
+    return Folder(uri, tuple(sorted(objects, key=lambda entry: entry.name)))
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Return the bucket and the prefix, which is empty or ends in `/`."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    prefix = prefix.rstrip("/")
+    return bucket, prefix and f"{prefix}/"
+
+
+def _check_names(uri: str, names: Sequence[str]) -> None:
+    """Refuse names that would leave the folder, or be the same file's on some system."""
+    bad = [name for name in names if not all(audio.is_file_name(part) for part in name.split("/"))]
+    # Some file systems know no case, and one way of writing an accent.
+    same = Counter(unicodedata.normalize("NFC", name).casefold() for name in names)
+    bad += [name for name in names if same[unicodedata.normalize("NFC", name).casefold()] > 1]
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    bad += [name for name in names if name in folders]
+    if bad:
+        some = ", ".join(map(ascii, bad[:NAMES_IN_MESSAGE]))
+        more = f" and {len(bad) - NAMES_IN_MESSAGE} more" if len(bad) > NAMES_IN_MESSAGE else ""
+        raise InputError(f"{uri}: objects whose names no files can have side by side: {some}{more}; rename them")
+
+
+def _client() -> "S3Client":
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": REQUESTS},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=THREADS,
+    )
+    return Session().client("s3", config=config)
+
+
+def _in_threads(fetch: Callable[[Object], bool], objects: Sequence[Object]) -> Iterator[bool]:
+    """Yield the results as they come; the first failure ends it all."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        pending = set()
+        for entry in objects:
+            pending.add(pool.submit(fetch, entry))
+            if len(pending) >= QUEUED:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fetch(client: "S3Client", bucket: str, key: str, entry: Object, target: Path) -> bool:
+    """Fetch an object, again if it arrives damaged; return whether more than its size could be verified."""
+    pause = PAUSE_SECONDS
+    for _ in range(DOWNLOADS - 1):
+        try:
+            return _download(client, bucket, key, entry, target)
+        except BrokenDownloadError:
+            time.sleep(pause)
+            pause *= 2
+    return _download(client, bucket, key, entry, target)
+
+
+def _download(client: "S3Client", bucket: str, key: str, entry: Object, target: Path) -> bool:
+    # botocore repeats the request itself, not what breaks while the body is read.
+    response = client.get_object(Bucket=bucket, Key=key, IfMatch=f'"{entry.etag}"', ChecksumMode="ENABLED")
+    if response["ETag"].strip('"') != entry.etag:  # from a server that ignores If-Match
+        raise InputError(f"s3://{bucket}/{key}: {REFUSALS['PreconditionFailed']}")
+    md5 = hashlib.md5(usedforsecurity=False)
+    size = 0
+    with closing(response["Body"]) as body, files.atomic(target) as temporary, temporary.open("wb") as stream:
+        try:
+            for block in body.iter_chunks(BLOCK_BYTES):
+                stream.write(block)
+                md5.update(block)
+                size += len(block)
+        except FlexibleChecksumError:
+            raise BrokenDownloadError("what arrived does not have S3's checksum") from None
+        except (BotoCoreError, HTTPError):
+            raise BrokenDownloadError("the connection stalled or broke off") from None
+        if size != entry.size:
+            raise BrokenDownloadError(f"{size} of {entry.size} bytes arrived")
+        # With a key of one's own (KMS) S3 encrypts before it makes the ETag.
+        is_md5 = MD5.fullmatch(entry.etag) and response.get("ServerSideEncryption", "AES256") == "AES256"
+        verified = isinstance(body, StreamingChecksumBody)
+        if is_md5 and not verified and md5.hexdigest() != entry.etag:
+            raise BrokenDownloadError("what arrived does not have the ETag's MD5")
+        return verified or bool(is_md5)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn errors into one line about `what`. boto3's own words may hold keys and addresses with passwords."""
+    try:
+        yield
+    except (BotoCoreError, ClientError, BrokenDownloadError) as error:
+        raise InputError(f"{what}: {_reason(error)}") from None
+    except ValueError as error:
+        if "Invalid endpoint" not in str(error):
+            raise
+        raise InputError(f"{what}: AWS_ENDPOINT_URL is no address such as http://host:9000; correct it") from None
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case BrokenDownloadError():
+            return f"{error}, {DOWNLOADS} times in a row; run again: what has been fetched is kept"
+        case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
+            return f"no credentials; set {CREDENTIALS}"
+        case ProfileNotFound():
+            return "there is no AWS profile of the name in AWS_PROFILE; correct it"
+        case UnreachableError():
+            return "the server cannot be reached; check the network and AWS_ENDPOINT_URL"
+        case HTTPClientError():
+            return "the server does not answer, or breaks off; run again: what has been fetched is kept"
+        case ClientError():
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if text := REFUSALS.get(code) or STATUSES.get(status):
+                return text
+            # The code comes from the server, and so may hold anything.
+            code = code if re.fullmatch(r"\w{1,40}", code) else "no code"
+            if status >= 500 or status == 429 or code == "SlowDown":
+                return f"the server fails ({status}, {code}); run again: what has been fetched is kept"
+            return f"the server refuses ({status}, {code}); check dataset.s3 and AWS_ENDPOINT_URL"
+        case _:
+            return f"{type(error).__name__} from boto3; check AWS_ENDPOINT_URL and boto3's settings"
