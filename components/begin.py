@@ -4,12 +4,11 @@ from components import step
 
 
 @step
-def begin(config: str, run_id: str, run_name: str) -> None:
+def begin(config: str, run_name: str) -> None:
     """Open the MLflow run under which those of all steps will hang, and name the Kubeflow run in it.
 
     Args:
         config: all of params.yaml that shapes a result, as JSON.
-        run_id: of the Kubeflow run.
         run_name: of the Kubeflow run.
     """
     from iusp.config import Settings
@@ -19,4 +18,4 @@ def begin(config: str, run_id: str, run_name: str) -> None:
     with readable_failures(), readable_errors():
         tracker = Tracker.joined()
         tracker.describe(Settings.model_validate_json(config))
-        tracker.parent.tags({"kfp.pipeline_run_id": run_id, "kfp.pipeline_run_name": run_name})
+        tracker.parent.tags({"kfp.pipeline_run_id": tracker.execution, "kfp.pipeline_run_name": run_name})

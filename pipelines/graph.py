@@ -73,9 +73,7 @@ def build(config: Config) -> GraphComponent:
     @dsl.pipeline(name="iusp", description="Distill a large audio tagger into small ones: data to registered students.")
     def iusp() -> None:
         with dsl.ExitHandler(placed(finish().set_caching_options(False), "finish"), name="steps"):
-            begun = begin(
-                config=text(), run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER
-            )
+            begun = begin(config=text(), run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
             placed(begun.set_caching_options(False), "begin")
             data = placed(dataset(config=text("dataset")).after(begun), "dataset").outputs
             tables = data["dataset"]

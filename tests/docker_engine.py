@@ -14,12 +14,13 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,16 +84,20 @@ def docker_engine() -> Iterator[Engine]:
     # Not in pytest's folder: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="iusp-docker-") as name:
         folder = Path(name)
-        process = _start(folder, "overlay2") or _start(folder, "vfs")
-        assert process, f"dockerd does not start:\n{(folder / 'log').read_text()[-3000:]}"
-        engine = Engine(_host(folder))
         try:
-            yield engine
+            process = _start(folder, "overlay2") or _start(folder, "vfs")
+            assert process, f"dockerd does not start:\n{(folder / 'log').read_text()[-3000:]}"
+            engine = Engine(_host(folder))
+            try:
+                yield engine
+            finally:
+                if left := engine.docker("ps", "--quiet", check=False).split():
+                    engine.docker("kill", *left, check=False)
+                process.terminate()
+                process.wait(60)
         finally:
-            if left := engine.docker("ps", "--quiet", check=False).split():
-                engine.docker("kill", *left, check=False)
-            process.terminate()
-            process.wait(60)
+            # One that gave up leaves its folder mounted on itself.
+            subprocess.run(["umount", folder / "data"], stderr=subprocess.DEVNULL, check=False)
 
 
 def _host(folder: Path) -> str:
@@ -224,11 +229,8 @@ def main() -> None:
     with docker_engine() as engine:
         print(f"export DOCKER_HOST={engine.host}", flush=True)
         print(f"{build(engine, 'light')} and {build(engine, 'cpu')} are built; Ctrl-C ends the engine", flush=True)
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            pass
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 if __name__ == "__main__":

@@ -383,8 +383,8 @@ def test_a_killed_run_resumes_and_leaves_no_process(tmp_path):
 def test_a_changed_source_is_not_resumed_from(source, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(source, folder)
-    key = dataset._key(config(folder), tmp_path / "out")
-    assert dataset._key(config(folder), tmp_path / "out") == key
-    assert dataset._key(config(folder, max_seconds=5.0), tmp_path / "out") != key
+    key = dataset._key(config(folder), None, tmp_path / "out")
+    assert dataset._key(config(folder), None, tmp_path / "out") == key
+    assert dataset._key(config(folder, max_seconds=5.0), None, tmp_path / "out") != key
     soundfile.write(folder / "audio/t1.wav", np.zeros(RATE), RATE)
-    assert dataset._key(config(folder), tmp_path / "out") != key
+    assert dataset._key(config(folder), None, tmp_path / "out") != key

@@ -262,6 +262,7 @@ def test_mlflow_runs_hang_under_one_that_names_the_kubeflow_run(project: Project
     (name,) = [name for name in runs if name.startswith("pipeline local-")]
     parent = runs.pop(name)
     assert parent.data.tags["kfp.pipeline_run_name"].startswith("iusp-")
+    assert name == f"pipeline {parent.data.tags['kfp.pipeline_run_id']}"
     assert parent.data.tags["kfp.status"] == "SUCCEEDED"
     assert parent.data.params["teacher.training.epochs"] == "3"
     students = {f"{name}-seed-{seed}" for name, one in STUDENTS.items() for seed in one["seeds"]}
@@ -311,3 +312,5 @@ def test_the_plugin_s_parent_is_joined(tmp_path: Path, monkeypatch: pytest.Monke
     assert client.get_run(run.run_id).info.experiment_id == experiment
     assert client.get_experiment_by_name("iusp") is None
     assert os.environ["MLFLOW_RUN_ID"] == task.info.run_id
+
+

@@ -90,8 +90,8 @@ def run(
     - `unmatched.csv`, likewise: clips without a file or ground truth, and files without annotation;
     - `dataset.json`: the summary.
 
-    A killed run resumes. The bytes depend neither on that, nor on the number of workers, nor on where the same data come
-    from. What is elsewhere is fetched first, into the work in progress.
+    A killed run resumes. The bytes depend neither on that, nor on the number of workers, nor on where the same data
+    come from. What is elsewhere is fetched first, into the work in progress.
 
     Args:
         config: the source and its rules.

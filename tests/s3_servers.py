@@ -1,0 +1,203 @@
+"""Real S3 servers on loopback, and a proxy in front of them that does what networks do."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import boto3
+
+BUCKET = "recordings"
+KEY, SECRET = "TESTACCESSKEY", "test/secret+key"
+KINDS = ("moto", "rclone")  # moto checks no signature, rclone ignores If-Match: neither alone is enough
+START_SECONDS = 60
+
+
+def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
+    """What tells boto3 of a server; nothing of the machine's own settings is left."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+def client(endpoint: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+    )
+
+
+def upload(endpoint: str, folder: Path, prefix: str, bucket: str = BUCKET) -> None:
+    """Put a folder's files below a prefix."""
+    server = client(endpoint)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            server.put_object(Bucket=bucket, Key=f"{prefix}{path.relative_to(folder)}", Body=path.read_bytes())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serving(kind: str, folder: Path) -> Iterator[str]:
+    """Start a server with an empty bucket that keeps its data and log in `folder`; yield its address."""
+    port = free_port()
+    programs = Path(sys.executable).parent
+    if kind == "moto":
+        command = [programs / "moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    else:
+        (folder / "data").mkdir()
+        # Not the system's: rclone serves S3 since version 1.65.
+        command = [programs / "rclone", "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+        command += ["--auth-key", f"{KEY},{SECRET}", folder / "data"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, f"{kind} does not start"
+                time.sleep(0.05)
+        client(f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@dataclass
+class Fault:
+    """What the proxy does to an answer.
+
+    Attributes:
+        status: answer with this status and S3's error `code` instead of asking the server.
+        code: S3's error code.
+        message: S3's error message.
+        keep: send this many bytes of the body, and break off.
+        flip: change a bit in the middle of the body.
+        wait: seconds before the body.
+        headers: to be sent instead of the server's.
+    """
+
+    status: int = 0
+    code: str = "InternalError"
+    message: str = ""
+    keep: int | None = None
+    flip: bool = False
+    wait: float = 0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to a server, and tells of those for objects.
+
+    Attributes:
+        fault: asked with the object's key, empty for a listing, and how many requests for it came before; a Fault or
+            None.
+        requests: keys of the objects that were asked for, in order.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, server: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.server = urlsplit(server).netloc
+        self.fault: Callable[[str, int], Fault | None] = lambda key, before: None
+        self.requests: list[str] = []
+        self.lock = threading.Lock()
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The other side has broken off: it was meant to, or was killed."""
+
+
+@contextmanager
+def proxying(server: str) -> Iterator[Proxy]:
+    with Proxy(server) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Proxy  # type: ignore[assignment]
+
+    def do_HEAD(self) -> None:
+        self._pass_on(Fault())
+
+    def do_GET(self) -> None:
+        key = unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}").removeprefix("/")
+        with self.server.lock:
+            before = self.server.requests.count(key)
+            self.server.requests.append(key)
+        fault = self.server.fault(key, before) or Fault()
+        if fault.status:
+            text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>"
+            self._send(fault.status, {"Content-Type": "application/xml"}, text.encode(), fault)
+        else:
+            self._pass_on(fault)
+
+    def _pass_on(self, fault: Fault) -> None:
+        connection = http.client.HTTPConnection(self.server.server, timeout=60)
+        # The signature is of the Host that the client knows.
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "server")}
+        self._send(answer.status, headers, answer.read(), fault)
+        connection.close()
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+        if self.command == "GET":
+            fault.headers["Content-Length"] = str(len(body))
+        hidden = {"transfer-encoding", "date", *map(str.lower, fault.headers)}
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in hidden:
+                self.send_header(name, value)
+        for name, value in fault.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if fault.flip:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+        if fault.wait:
+            self.wfile.flush()
+            time.sleep(fault.wait)
+        self.wfile.write(body[: fault.keep])
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
