@@ -8,10 +8,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-shared lint format mlflow results readme lock clean
+.PHONY: help run test test-shared test-containers lint format mlflow results readme lock clean images image-light \
+  image-cpu image-cuda image-sizes wheelhouse sbom
+
+# `docker build` must have BuildKit.
+DOCKER ?= docker
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch stands apart: which build of it (CPU, CUDA, …) fits is for the machine's own pip settings to say, so its hash
 # cannot be locked; its version is.
@@ -41,6 +45,9 @@ test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
 	$(BIN)/python -m pytest -m shared -n 2
 
+test-containers: .venv/installed-dev ## Run the tests in containers (as root with dockerd, or with DOCKER_HOST)
+	$(BIN)/python -m pytest -m containers
+
 lint: .venv/installed-dev ## Check style, types and import contracts
 	ruff check .
 	ruff format --check .
@@ -59,6 +66,22 @@ results: .venv/installed ## Train on the recordings in DATA=<folder> and write d
 
 readme: run ## Write the figures of README.md
 	$(BIN)/python benchmarks/results.py readme
+
+images: image-light image-cpu ## Build the pipeline's images; image-cuda is cpu with torch's CUDA build
+
+image-light image-cpu image-cuda: image-%:
+	DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --target $* --tag iusp:$* $(BUILD) \
+	  --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' iusp/__init__.py) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) .
+
+image-sizes: ## Write docs/images.md; BASE_IMAGE=… names what they were built on
+	docker/sizes "$(or $(BASE_IMAGE),python:3.11-slim-bookworm)" iusp:light iusp:cpu > docs/images.md
+
+wheelhouse: .venv/installed ## Download what the images hold, for builds without an index
+	docker/fill-wheelhouse
+
+sbom: .venv/installed-dev ## Write sbom.json: the images' Python packages (CycloneDX)
+	docker/sbom sbom.json
 
 lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
 	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 THREADS = 16
 QUEUED = 4 * THREADS  # objects that wait for a thread; all at once would take memory for each
+PAGE_OBJECTS = 1000  # of a listing; S3 gives no more at once
 REQUESTS = 4  # of one kind, until an answer comes that is no passing failure
 DOWNLOADS = 4  # of one object, until it arrives whole
 CONNECT_SECONDS, READ_SECONDS = 5, 30
@@ -150,7 +151,8 @@ def list_folder(uri: str, wanted: Callable[[str], bool]) -> Folder:
     bucket, prefix = _split(uri)
     objects = []
     with _readable(uri):
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        pages = _client().get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": PAGE_OBJECTS}):
             for entry in page.get("Contents", ()):
                 name = entry["Key"].removeprefix(prefix)
                 # A key that ends in / stands for a folder that somebody made in a console.

@@ -28,6 +28,8 @@ from iusp.files import code_digest, digest, read_json
 
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Artifacts come through the server: it would send clients on to its storage, by a name that they may not know.
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 # Its seven retries would let a wrong address pass for work for four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)

@@ -314,7 +314,7 @@ class _Server:
         if found:
             return str(found[0].pipeline_id)
         # Uploading one with its first version would name that version like the pipeline.
-        pipeline = V2beta1Pipeline(display_name=name, name=name, namespace=self._namespace)
+        pipeline = V2beta1Pipeline(display_name=name, namespace=self._namespace)
         created = self._ask(f"create pipeline {name}", api.pipeline_service_create_pipeline, pipeline=pipeline)
         return str(created.pipeline_id)
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +140,12 @@ def test_the_same_data_give_the_same_bytes_from_a_folder_and_from_s3(
     assert all(path.stat().st_nlink == 1 for path in recordings(tmp_path / "out").iterdir())
 
 
-def test_a_long_listing_has_pages(server: str, tmp_path: Path) -> None:
-    client = s3_servers.client(server)
-    with ThreadPoolExecutor(4) as pool:
-        names = [f"audio/{number:04d}.wav" for number in range(1010)]
-        list(pool.map(lambda name: client.put_object(Bucket=BUCKET, Key=f"long/{name}", Body=name.encode()), names))
-    found = listed(f"s3://{BUCKET}/long")
-    assert [entry.name for entry in found.objects] == names
-    assert tree(found.fetch(tmp_path / "copy", silent)) == {name: name.encode() for name in names}
+def test_a_long_listing_has_pages(proxy: Proxy, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAGE_OBJECTS", 7)
+    assert {entry.name: entry.size for entry in listed().objects} == {
+        name: len(content) for name, content in tree(source).items()
+    }
+    assert len(proxy.requests) >= 4
 
 
 def test_any_change_there_changes_the_works_key(server: str, source: Path, tmp_path: Path) -> None:
@@ -241,7 +238,7 @@ def test_no_credentials(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, f"http://user:{SECRET}@127.0.0.1:{s3_servers.free_port()}")
+    use(monkeypatch, f"http://user:{SECRET.replace('/', '')}@127.0.0.1:{s3_servers.free_port()}")
     begun = time.monotonic()
     assert refusal(listed) == f"{URI}: the server cannot be reached; check the network and AWS_ENDPOINT_URL"
     assert time.monotonic() - begun < 15
@@ -307,13 +304,10 @@ def test_what_stays_is_refused_and_the_rest_is_kept(
 
 
 def test_an_object_without_s3s_checksum_is_verified_by_its_etag(proxy: Proxy, tmp_path: Path) -> None:
-    plain = s3_servers.client(proxy.address)
-    plain = plain._session if False else plain  # the proxy passes no uploads on
     folder = listed()
     entry = next(entry for entry in folder.objects if entry.name == f"audio/{CLIPS[0]}")
     one = storage.Folder(URI, (entry,))
-    hidden = {"x-amz-checksum-crc32": "", "x-amz-checksum-type": ""}
-    assert hidden
+    hidden = {"x-amz-checksum-crc32": ""}
     proxy.fault = lambda key, before: Fault(flip=True, headers=hidden)
     assert "the ETag's MD5" in refusal(lambda: one.fetch(tmp_path / "copy", silent))
 
@@ -365,7 +359,6 @@ def test_a_killed_run_fetches_nothing_twice(proxy: Proxy, undisturbed: Path, tmp
     output = tmp_path / "killed/out"
     # The last one hangs; a kill -9 then finds it half-way.
     last = f"{PREFIX}audio/{CLIPS[-1]}"
-    proxy.fault = lambda key, before: Fault(keep=5000, wait=0) if key == last and not before else None
     slow = Fault(wait=20)
     proxy.fault = lambda key, before: slow if key == last and not before else None
     process = begin(tmp_path, config(), output)
