@@ -67,7 +67,7 @@ class Repository(Section):
     @model_validator(mode="after")
     def _plain(self) -> "Repository":
         # The scheme decides: ssh needs a user's name, and that is no secret.
-        if re.match(r"(?i)https?://[^/]*@|[a-z+]+://[^/@]*:[^/]*@", self.url):
+        if re.match(r"(?i)https?://[^/]*@|[a-z+]+://[^@]*:[^@]*@", self.url):
             raise ValueError("url must hold no credentials; leave them to git's credential helper")
         if self.path.startswith(("/", "-")) or ".." in self.path.split("/"):
             raise ValueError(f"path {self.path!r} must lead from the repository's root to a folder in it")

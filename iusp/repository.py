@@ -84,7 +84,7 @@ class Version:
 
         try:
             # A killed run may have left a DVC behind that still fetches.
-            _dvc(folder, "--wait-for-lock", "fetch", "--quiet", every=count)
+            _dvc(folder, "--wait-for-lock", "fetch", every=count)
             reason = "DVC left them out"
         except DvcError as error:
             reason = str(error)
@@ -124,7 +124,7 @@ def open_version(url: str, revision: str, path: str, wanted: Callable[[str], boo
         folder = Path(temporary)
         _prepare(folder)
         try:
-            options = ("--quiet", "--no-download", f"--rev={revision}", f"--out={Path(IMPORT).stem}")
+            options = ("--no-download", f"--rev={revision}", f"--out={Path(IMPORT).stem}")
             _dvc(folder, "import", *options, "--", address, path)
             imported = (folder / IMPORT).read_text(encoding="utf-8")
             commit = yaml.safe_load(imported)["deps"][0]["repo"]["rev_lock"]

@@ -284,7 +284,7 @@ def _reason(error: Exception) -> str:
             # The code comes from the server, and so may hold anything.
             code = code if re.fullmatch(r"\w{1,40}", code) else "no code"
             if status >= 500 or status == 429 or code == "SlowDown":
-                return f"the server fails ({status}, {code}); run again: what has been fetched is kept"
+                return f"the server fails ({status}, {code}); run again, what has been fetched is kept, or check AWS_ENDPOINT_URL"
             return f"the server refuses ({status}, {code}); check dataset.s3 and AWS_ENDPOINT_URL"
         case _:
             return f"{type(error).__name__} from boto3; check AWS_ENDPOINT_URL and boto3's settings"

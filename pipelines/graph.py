@@ -4,6 +4,8 @@ Everything that changes a result is an argument of a task or an artifact, so tha
 from its cache. Settings of the cluster (`kubeflow` in params.yaml) and MLflow's address are neither.
 """
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
 from kfp.dsl import PipelineTask
+from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.graph_component import GraphComponent
 
 from components.begin import begin
@@ -95,7 +98,7 @@ def build(config: Config) -> GraphComponent:
             trained: dict[str, PipelineTask] = {}
             for name, entry in config.students.items():
                 for seed in entry.seeds:
-                    task = student(
+                    task = _named(student, f"{name}-seed-{seed}")(
                         name=name,
                         config=json.dumps(settings["students"][name] | {"seeds": [seed]}, sort_keys=True),
                         common=text("student"),
@@ -121,6 +124,13 @@ def build(config: Config) -> GraphComponent:
             placed(registered.set_caching_options(False), "registration")
 
     return iusp
+
+
+def _named(component: BaseComponent, name: str) -> BaseComponent:
+    """Return a component whose tasks are named so; a display name is not shown everywhere, as in a run's errors."""
+    renamed = copy.copy(component)
+    renamed.component_spec = dataclasses.replace(component.component_spec, name=name)
+    return renamed
 
 
 def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:

@@ -1,7 +1,6 @@
 """Real S3 servers on loopback, and a proxy in front of them that does what networks do."""
 
 import http.client
-import os
 import socket
 import subprocess
 import sys
@@ -24,15 +23,13 @@ START_SECONDS = 60
 
 
 def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
-    """What tells boto3 of a server; nothing of the machine's own settings is left."""
+    """What tells boto3 of a server, before the user's own settings."""
     return {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
 
 
@@ -102,7 +99,7 @@ class Fault:
         keep: send this many bytes of the body, and break off.
         flip: change a bit in the middle of the body.
         wait: seconds before the body.
-        headers: to be sent instead of the server's.
+        headers: to be sent instead of the server's; an empty one is not sent.
     """
 
     status: int = 0
@@ -181,15 +178,15 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
-        if self.command == "GET":
-            fault.headers["Content-Length"] = str(len(body))
-        hidden = {"transfer-encoding", "date", *map(str.lower, fault.headers)}
+        changed = fault.headers | ({"Content-Length": str(len(body))} if self.command == "GET" else {})
+        hidden = {"transfer-encoding", "date", *map(str.lower, changed)}
         self.send_response(status)
         for name, value in headers.items():
             if name.lower() not in hidden:
                 self.send_header(name, value)
-        for name, value in fault.headers.items():
-            self.send_header(name, value)
+        for name, value in changed.items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         if fault.flip:
             middle = len(body) // 2

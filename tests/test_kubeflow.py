@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import ROOT, STUDENTS, Project
+from kubeflow_api import KubeflowApi, Progress
 from mlflow import MlflowClient
 
 from components.__main__ import README, readme
@@ -44,7 +45,8 @@ def dags(pipeline: dict) -> dict[str, dict]:
 
 
 def component(task: dict) -> str:
-    return re.sub(r"^comp-|-\d+$", "", task["componentRef"]["name"])
+    name = re.sub(r"^comp-|-\d+$", "", task["componentRef"]["name"])
+    return "student" if name.endswith("-seed") else name
 
 
 def arguments(task: dict) -> dict[str, Any]:
@@ -133,6 +135,7 @@ def test_one_task_for_each_student_and_seed_so_many_at_once(tmp_path: Path) -> N
     students = {name: task for name, task in tasks.items() if component(task) == "student"}
     config = load(ROOT / "params.yaml")
     names = [task["taskInfo"]["name"] for task in students.values()]
+    assert sorted(students) == sorted(name.replace("_", "-") for name in names)
     assert sorted(names) == sorted(f"{name}-seed-{seed}" for name, one in config.students.items() for seed in one.seeds)
     waiting = {name: set(task["dependentTasks"]) & set(students) for name, task in students.items()}
     assert sorted(map(len, waiting.values())) == [0, 0] + [1] * (len(students) - 2)
@@ -181,7 +184,7 @@ def test_what_is_cached_retried_and_placed(tmp_path: Path) -> None:
     secrets = {name: {one["secretName"] for one in pod.get("secretAsEnv", [])} for name, pod in pods.items()}
     assert secrets["exec-dataset"] == {"bucket"}
     assert secrets["exec-registration"] == {"bucket", "iusp-mlflow"}
-    assert secrets["exec-teacher"] == secrets["exec-student"] == {"iusp-mlflow"}
+    assert secrets["exec-teacher"] == secrets["exec-small-seed-0"] == {"iusp-mlflow"}
     assert secrets["exec-evaluation"] == set()
 
 
@@ -314,3 +317,19 @@ def test_the_plugin_s_parent_is_joined(tmp_path: Path, monkeypatch: pytest.Monke
     assert os.environ["MLFLOW_RUN_ID"] == task.info.run_id
 
 
+def test_the_true_pipeline_is_submitted_and_followed(tmp_path: Path) -> None:
+    # The server keeps Kubeflow's contract; it is no cluster.
+    with KubeflowApi(multi_user=True) as api:
+        api.progress = [Progress("RUNNING", {"small-seed-0": ("RUNNING", "")}), Progress("SUCCEEDED")]
+        options = ("--host", api.url, "--namespace", "audio", "--wait", "-S", "teacher.training.epochs=7")
+        done = CliRunner().invoke(main, ["--params", str(ROOT / "params.yaml"), "submit", *options])
+        assert done.exit_code == 0, done.output
+        (version,) = api.versions.values()
+    (run,) = api.runs.values()
+    assert f"/#/runs/details/{run['run_id']}" in done.output
+    assert "SUCCEEDED" in done.output
+    (upload,) = [one for one in api.requests if "upload_version" in one.path]
+    assert "task small-seed-0: RUNNING" in done.output
+    assert '\\"epochs\\": 7' in json.dumps(version["pipeline_spec"])
+    # Pods' security, secrets and volumes are in the platform's part of the package.
+    assert b"runAsNonRoot" in upload.body
