@@ -90,10 +90,12 @@ class Version:
             reason = str(error)
         # A folder of an import is kept as it is, as the only one below cache/fs/<scheme>.
         fetched = next(cache.glob("*/*"), cache)
+        if fetched.is_file():
+            raise InputError(f"{where}: {self.path} is a file; correct dataset.dvc.path")
         if missing := [name for name in self.names if not (fetched / name).is_file()]:
             raise InputError(
                 f"{where}: {len(missing)} of {total} files are not fetched ({_some(missing)}): {reason}; see that its "
-                "DVC remote has them (dvc push), and run again: what has been fetched is kept"
+                "DVC remote has them (dvc push), and run again: what was fetched is kept"
             )
         damaged = []
         for done, (name, md5) in enumerate(self.names.items(), start=1):
@@ -189,7 +191,7 @@ def _reason(errors: str, folder: Path) -> str:
     """Return the first error in what DVC printed, without secrets and temporary places."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["DVC failed and did not say why"]
     reason = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), lines[-1])
-    reason = reason.removeprefix("unexpected error - ")
+    reason = re.sub(r"^(unexpected error|failed to \w+ '[^']*'( from '[^']*'\.)?) - (SCM error: )?", "", reason)
     if str(folder.resolve()) in reason and reason.startswith("[Errno 2] "):
         return "a file is missing there"  # DVC tells of the temporary name that it was to get
     for secret in filter(None, map(os.environ.get, SECRETS)):

@@ -47,6 +47,7 @@ MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag of another form is none: of a multi
 NAMES_IN_MESSAGE = 3
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or whatever else boto3 takes them from"
+KEPT = "run again: what was fetched is kept"
 REFUSALS = {  # by the code of S3's answer
     "NoSuchBucket": "there is no such bucket; correct dataset.s3, or AWS_ENDPOINT_URL",
     "InvalidAccessKeyId": f"the server does not know the access key; check {CREDENTIALS}",
@@ -267,7 +268,7 @@ def _readable(what: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     match error:
         case BrokenDownloadError():
-            return f"{error}, {DOWNLOADS} times in a row; run again: what has been fetched is kept"
+            return f"{error}, {DOWNLOADS} times in a row; {KEPT}"
         case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
             return f"no credentials; set {CREDENTIALS}"
         case ProfileNotFound():
@@ -275,7 +276,7 @@ def _reason(error: Exception) -> str:
         case UnreachableError():
             return "the server cannot be reached; check the network and AWS_ENDPOINT_URL"
         case HTTPClientError():
-            return "the server does not answer, or breaks off; run again: what has been fetched is kept"
+            return f"the server does not answer, or breaks off; {KEPT}"
         case ClientError():
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -284,7 +285,7 @@ def _reason(error: Exception) -> str:
             # The code comes from the server, and so may hold anything.
             code = code if re.fullmatch(r"\w{1,40}", code) else "no code"
             if status >= 500 or status == 429 or code == "SlowDown":
-                return f"the server fails ({status}, {code}); run again, what has been fetched is kept, or check AWS_ENDPOINT_URL"
+                return f"the server fails ({status}, {code}); {KEPT} (or check AWS_ENDPOINT_URL)"
             return f"the server refuses ({status}, {code}); check dataset.s3 and AWS_ENDPOINT_URL"
         case _:
             return f"{type(error).__name__} from boto3; check AWS_ENDPOINT_URL and boto3's settings"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
     }
 
 
+@cache
 def client(endpoint: str) -> Any:
     return boto3.client(
         "s3",
