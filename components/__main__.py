@@ -34,6 +34,8 @@ def _section(component: PythonComponent) -> str:
     spec = component.component_spec
     documented = parse(component.python_func.__doc__ or "")
     described = {param.arg_name: param.description for param in documented.params}
+    # What Kubeflow calls a value that is returned.
+    described["Output"] = documented.returns.description if documented.returns else None
     rows = [
         f"| `{name}` | {direction} | {part.type.removeprefix('system.').split('@')[0]} | {described[name]} |\n"
         for direction, parts in (("in", spec.inputs), ("out", spec.outputs))

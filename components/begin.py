@@ -4,18 +4,24 @@ from components import step
 
 
 @step
-def begin(config: str, run_name: str) -> None:
-    """Open the MLflow run under which those of all steps will hang, and name the Kubeflow run in it.
+def begin(config: str, run_name: str) -> str:
+    """Open the MLflow run under which those of all steps will hang, name the Kubeflow run in it, look at the data.
 
     Args:
         config: all of params.yaml that shapes a result, as JSON.
         run_name: of the Kubeflow run.
+
+    Returns:
+        A digest of what the source of the recordings holds now.
     """
     from iusp.config import Settings
     from iusp.console import readable_failures
+    from iusp.steps.dataset import source_version
     from iusp.tracking import Tracker, readable_errors
 
     with readable_failures(), readable_errors():
         tracker = Tracker.joined()
-        tracker.describe(Settings.model_validate_json(config))
+        settings = Settings.model_validate_json(config)
+        tracker.describe(settings)
         tracker.parent.tags({"kfp.pipeline_run_id": tracker.execution, "kfp.pipeline_run_name": run_name})
+        return source_version(settings.dataset)

@@ -6,11 +6,12 @@ from components import step
 
 
 @step
-def dataset(config: str, dataset: Output[Dataset], recordings: Output[Dataset]) -> None:
+def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Output[Dataset]) -> None:
     """Collect, check, index and label the recordings.
 
     Args:
         config: `dataset` of params.yaml, as JSON.
+        source: digest of what the source holds; with other recordings, Kubeflow's cache is not used.
         dataset: index, labels, annotations, taxonomy, and what was left out and why.
         recordings: the audio files alone.
     """
@@ -22,5 +23,10 @@ def dataset(config: str, dataset: Output[Dataset], recordings: Output[Dataset]) 
 
     with readable_failures(), shown_progress() as progress:
         summary = run(Config.model_validate_json(config), Path(dataset.path), Path(recordings.path), progress)
-    dataset.metadata |= {"display_name": "tables", "clips": summary["clips"], "digest": summary["digest"]}
+    dataset.metadata |= {
+        "display_name": "tables",
+        "clips": summary["clips"],
+        "digest": summary["digest"],
+        "source": source,
+    }
     recordings.metadata |= {"display_name": "recordings", "digest": summary["digest"]}

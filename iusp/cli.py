@@ -63,8 +63,8 @@ def dataset(ctx: click.Context) -> None:
     """Collect, check, index and label the recordings.
 
     Reads params.yaml's `dataset`; writes data/dataset and, the audio alone, data/recordings. Source `embedded`
-    generates city scenes; source `folder` takes over a folder in SONYC-UST's format. Bad clips go to
-    data/dataset/quarantine.csv with their reasons.
+    generates city scenes; `folder` takes over a folder in SONYC-UST's format, `s3` one in a bucket, `dvc` one in a
+    DVC repository at a revision. Bad clips go to data/dataset/quarantine.csv with their reasons.
     """
     from iusp.console import shown_progress
     from iusp.steps.dataset import run

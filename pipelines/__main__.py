@@ -82,13 +82,14 @@ def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker:
     """Run the compiled pipeline on this machine, without a cluster, and show the results."""
     from iusp.console import show_results
     from pipelines.graph import write
+    from pipelines.run import local_source
     from pipelines.run import run as run_pipeline
 
     config = _config(ctx, changes, image)
-    if config.dataset.source == "folder":
+    if source := local_source(config):
         # Tasks are started in other folders than this one.
-        path = Path(config.dataset.path).resolve()
-        config = _config(ctx, (*changes, f"dataset.path={json.dumps(str(path))}"), image)
+        key = "dataset.path" if config.dataset.source == "folder" else "dataset.dvc.url"
+        config = _config(ctx, (*changes, f"{key}={json.dumps(str(source))}"), image)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "iusp.yaml"
         write(config, package)

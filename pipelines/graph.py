@@ -32,7 +32,7 @@ from iusp.files import atomic
 LIGHT = {"begin", "dataset", "registration", "finish"}
 # Steps that log to MLflow, and those that may read or write S3.
 TRACKED = {"begin", "teacher", "student", "registration", "finish"}
-STORING = {"dataset", "registration"}
+STORING = {"begin", "dataset", "registration"}
 # Steps that a kill costs hours.
 RESUMING = {"dataset", "features", "teacher", "student"}
 MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -78,7 +78,7 @@ def build(config: Config) -> GraphComponent:
         with dsl.ExitHandler(placed(finish().set_caching_options(False), "finish"), name="steps"):
             begun = begin(config=text(), run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
             placed(begun.set_caching_options(False), "begin")
-            data = placed(dataset(config=text("dataset")).after(begun), "dataset").outputs
+            data = placed(dataset(config=text("dataset"), source=begun.output), "dataset").outputs
             tables = data["dataset"]
             with dsl.ParallelFor(list(range(cluster.feature_parts)), "parts", cluster.parallelism) as number:
                 part = features_part(
@@ -161,7 +161,7 @@ def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
         _secret(task, cluster.mlflow_secret, ("MLFLOW_TRACKING_URI",), MLFLOW_KEYS)
     if step in STORING:
         _secret(task, cluster.storage_secret, STORAGE_KEYS, STORAGE_OPTIONS)
-    if step == "dataset" and cluster.volume:
+    if step in ("begin", "dataset") and cluster.volume:
         kubernetes.mount_pvc(task, cluster.volume.claim, cluster.volume.path)
     return task
 

@@ -18,6 +18,16 @@ from pipelines.graph import MLFLOW_KEYS, STORAGE_KEYS, STORAGE_OPTIONS
 NOBODY = 10001
 
 
+def local_source(config: Config) -> Path | None:
+    """Return the folder of this machine, if any, that the dataset step reads."""
+    dataset = config.dataset
+    if dataset.source == "folder":
+        return Path(dataset.path).resolve()
+    if dataset.source == "dvc" and dataset.dvc and Path(dataset.dvc.url).is_dir():
+        return Path(dataset.dvc.url).resolve()
+    return None
+
+
 def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[Path, Path]:
     """Run a compiled pipeline, task by task, each as Kubeflow would start it.
 
@@ -109,8 +119,8 @@ def _docker(config: Config, output: Path, environment: dict[str, str], remote: b
         for path in (output, *output.rglob("*")):
             os.chown(path, user, user)
     mounts = [docker.types.Mount(str(output.resolve()), str(output.resolve()), "bind")]
-    if config.dataset.source == "folder":
-        mounts.append(docker.types.Mount(config.dataset.path, config.dataset.path, "bind", read_only=True))
+    if source := local_source(config):
+        mounts.append(docker.types.Mount(str(source), str(source), "bind", read_only=True))
     return local.DockerRunner(
         environment=environment,
         mounts=mounts,

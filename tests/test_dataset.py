@@ -388,3 +388,12 @@ def test_a_changed_source_is_not_resumed_from(source, tmp_path):
     assert dataset._key(config(folder, max_seconds=5.0), None, tmp_path / "out") != key
     soundfile.write(folder / "audio/t1.wav", np.zeros(RATE), RATE)
     assert dataset._key(config(folder), None, tmp_path / "out") != key
+
+
+def test_the_source_s_version_follows_its_files(source, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(source, folder)
+    before = dataset.source_version(config(folder))
+    assert dataset.source_version(config(folder)) == before
+    (folder / "audio/another.wav").write_bytes(b"RIFF")
+    assert dataset.source_version(config(folder)) != before

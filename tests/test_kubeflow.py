@@ -179,10 +179,12 @@ def test_what_is_cached_retried_and_placed(tmp_path: Path) -> None:
         assert int(pod["activeDeadlineSeconds"]) > 0
         assert pod["nodeSelector"]["labels"] == {"pool": "audio"}
         assert [one["key"] for one in pod["tolerations"]] == ["gpu"]
-    (mount,) = pods["exec-dataset"]["pvcMount"]
-    assert mount["mountPath"] == "/recordings"
+    for name in ("exec-begin", "exec-dataset"):
+        (mount,) = pods[name]["pvcMount"]
+        assert mount["mountPath"] == "/recordings"
     secrets = {name: {one["secretName"] for one in pod.get("secretAsEnv", [])} for name, pod in pods.items()}
     assert secrets["exec-dataset"] == {"bucket"}
+    assert secrets["exec-begin"] == {"bucket", "iusp-mlflow"}
     assert secrets["exec-registration"] == {"bucket", "iusp-mlflow"}
     assert secrets["exec-teacher"] == secrets["exec-small-seed-0"] == {"iusp-mlflow"}
     assert secrets["exec-evaluation"] == set()

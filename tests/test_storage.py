@@ -267,9 +267,8 @@ def test_a_server_of_another_kind(proxy: Proxy, monkeypatch: pytest.MonkeyPatch)
 FIRST = f"{PREFIX}audio/{CLIPS[0]}"
 PASSING = {
     "cut": Fault(keep=1000),
-    "cut at the start": Fault(keep=0),
     "damaged": Fault(flip=True),
-    "stalled": Fault(wait=3),
+    "stalled": Fault(wait=1.5),
     "server error": Fault(status=500),
     "throttled": Fault(status=503, code="SlowDown"),
 }
@@ -279,7 +278,7 @@ PASSING = {
 def test_what_passes_is_got_over(
     proxy: Proxy, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(storage, "READ_SECONDS", 1)
+    monkeypatch.setattr(storage, "READ_SECONDS", 0.5)
     proxy.fault = lambda key, before: PASSING[fault] if key == FIRST and before < 2 else None
     assert tree(listed().fetch(tmp_path / "copy", silent)) == tree(source)
     assert proxy.requests.count(FIRST) == 3
@@ -577,7 +576,7 @@ def test_a_killed_run_leaves_a_dvc_that_is_waited_for(
         use(monkeypatch, proxy.address)
         md5 = hashlib.md5((source / "audio" / CLIPS[-1]).read_bytes()).hexdigest()
         last = f"dvc/files/md5/{md5[:2]}/{md5[2:]}"
-        proxy.fault = lambda key, before: Fault(wait=4) if key == last and not before else None
+        proxy.fault = lambda key, before: Fault(wait=3) if key == last and not before else None
         process = begin(tmp_path, versioned(tracked), output)
         until(lambda: last in proxy.requests)
         process.kill()

@@ -183,19 +183,37 @@ def _is_part(name: str) -> bool:
     return first in (AUDIO, *SPLITS) if others else first.endswith(TABLES)
 
 
-def _key(config: Dataset, remote: Remote | None, *outputs: Path) -> str:
-    """Digest everything that shapes the output: the code, the config and the files of a folder, by size and time."""
-    inputs: list[Any] = [files.code_digest(), config.model_dump(mode="json")]
+def source_version(config: Dataset) -> str:
+    """Return a digest of what the source holds now: by size and time in a folder, by ETag in S3, by commit in DVC.
+
+    An orchestrator's cache knows the settings, which stay the same when recordings are added.
+
+    Args:
+        config: the source.
+
+    Raises:
+        InputError: the source cannot be used.
+    """
+    return files.digest(_content(config, _remote(config)))
+
+
+def _content(config: Dataset, remote: Remote | None) -> list[Any]:
+    """Name the files of the source and what changes with their content."""
     if remote:
-        inputs.append(remote.identity)
+        return remote.identity
+    if config.source == "embedded":
+        return []
+    source = _open(Path(config.path))
+    paths = (source.annotations, source.taxonomy, *_audio_files(source.folder))
+    return [[str(path), path.lstat().st_size, path.lstat().st_mtime_ns] for path in paths]
+
+
+def _key(config: Dataset, remote: Remote | None, *outputs: Path) -> str:
+    """Digest everything that shapes the output: the code, the config and what the source holds."""
     if config.source == "folder":
-        source = _open(Path(config.path))
         for output in outputs:
-            _check_apart(source.folder, output)
-        for path in (source.annotations, source.taxonomy, *_audio_files(source.folder)):
-            status = path.lstat()
-            inputs.append([str(path), status.st_size, status.st_mtime_ns])
-    return files.digest(inputs)
+            _check_apart(Path(config.path), output)
+    return files.digest([files.code_digest(), config.model_dump(mode="json"), _content(config, remote)])
 
 
 def _check_apart(folder: Path, output: Path) -> None:
