@@ -188,6 +188,7 @@ def import_base(engine: Engine) -> str:
 def build(engine: Engine, target: str, *options: str, packages: bool = True) -> str:
     """Build a target of docker/Dockerfile from the wheelhouse, without any network, and return the image's name."""
     image = f"iusp:test-{target}"
+    CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".context-") as name:
         context = Path(name)
         for entry in CONTEXT:
