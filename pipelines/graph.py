@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
@@ -61,12 +60,9 @@ def build(config: Config) -> GraphComponent:
     """
     settings = config.settings()
 
-    def text(*keys: str) -> str:
-        """Return a part of the settings as a task's argument."""
-        part: Any = settings
-        for key in keys:
-            part = part[key]
-        return json.dumps(part, sort_keys=True)
+    def text(section: str | None = None) -> str:
+        """Return the settings, or a section of them, as a task's argument."""
+        return json.dumps(settings[section] if section else settings, sort_keys=True)
 
     cluster = config.kubeflow
 

@@ -49,7 +49,8 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
     name = time.strftime("%Y%m%d-%H%M%S")
     root = output.resolve() / name
     root.mkdir(parents=True)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output.resolve()}/mlflow.db"
+    own = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = own or f"sqlite:///{output.resolve()}/mlflow.db"
     environment = {
         "IUSP_EXECUTION": f"local-{name}",
         "MLFLOW_EXPERIMENT_NAME": config.registration.experiment,
@@ -61,8 +62,9 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
         runner: Any = _docker(config, output, environment | secrets, remote)
     else:
         os.environ.update(environment)
-        # MLflow's database keeps its artifacts in the working folder.
-        os.chdir(output)
+        if not own:
+            # MLflow's database keeps its artifacts in the working folder.
+            os.chdir(output)
         runner = local.SubprocessRunner(use_venv=False)
         # It takes any image without "python" in its name for a mistake.
         warnings.filterwarnings("ignore", message="You may be attemping")
