@@ -15,8 +15,7 @@ def finish(status: PipelineTaskFinalStatus) -> None:
     from iusp.console import readable_failures
     from iusp.tracking import Tracker, readable_errors
 
-    ends = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}
     with readable_failures(), readable_errors():
         tracker = Tracker.joined()
         tracker.parent.tags({"kfp.status": status.state, "kfp.error": status.error_message or ""})
-        tracker.finish(ends.get(status.state, "FAILED"))
+        tracker.finish(status.state)

@@ -167,7 +167,7 @@ def registration(ctx: click.Context) -> None:
     with readable_errors():
         tracker = Tracker.of(config, DATASET)
         run(config, tracker, DATASET, EVALUATION, REGISTRATION)
-        tracker.finish("FINISHED")
+        tracker.finish("SUCCEEDED")
 
 
 @main.command()

@@ -301,8 +301,19 @@ class Registration(Section):
     """Registered model of which every student becomes a version."""
 
 
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[KMGT]i?)?$")]
-"""As Kubernetes writes it: `500m`, `2`, `4Gi`."""
+Quantity = Annotated[str, Field(pattern=r"^(0\.0*)?[1-9][0-9]*(\.[0-9]+)?(m|[KMGT]i?)?$")]
+"""Text, as Kubernetes writes it: `"2"`, `500m`, `4Gi`."""
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+"""Of an object in Kubernetes."""
+Label = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
+"""Value of a label in Kubernetes."""
+Image = Annotated[
+    str,
+    Field(
+        pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+    ),
+]
+"""Of a container: `registry/name:tag`, `registry/name@sha256:…`."""
 
 
 class Toleration(Section):
@@ -317,11 +328,19 @@ class Toleration(Section):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect; any where there is none."""
 
+    @model_validator(mode="after")
+    def _sense(self) -> "Toleration":
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator Exists takes no value")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("operator Equal needs a key; operator Exists without one bears every taint")
+        return self
+
 
 class Accelerator(Section):
     """Accelerators of one pod."""
 
-    resource: str
+    resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
     """The device plugin's name of it, such as `nvidia.com/gpu`."""
     count: Count
     """How many."""
@@ -330,10 +349,16 @@ class Accelerator(Section):
 class Volume(Section):
     """A claim that is mounted into the dataset step's pod."""
 
-    claim: str
+    claim: ObjectName
     """Name of the PersistentVolumeClaim."""
-    path: Annotated[str, Field(pattern=r"^/.+")]
+    path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9]")]
     """Where it is mounted; `dataset.path` is a folder below."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Volume":
+        if self.path.split("/")[1] in ("tmp", "work", "opt", "usr", "etc", "kfp-launcher"):
+            raise ValueError(f"path {self.path}: has another use; name one such as /recordings")
+        return self
 
 
 class Pod(Section):
@@ -351,7 +376,7 @@ class Pod(Section):
     """Pause before the first retry; it doubles with each further one."""
     timeout_seconds: Count
     """A pod that takes longer is ended."""
-    node_selector: dict[str, str]
+    node_selector: dict[str, Label]
     """Labels of the nodes that it may run on."""
     tolerations: list[Toleration]
     """Taints that it bears."""
@@ -360,9 +385,9 @@ class Pod(Section):
 class Kubeflow(Section):
     """How the pipeline runs on a cluster. Nothing here changes a result."""
 
-    image: str
+    image: Image
     """Of the steps that need torch: docker/Dockerfile's target `cpu` or `cuda`."""
-    light_image: str
+    light_image: Image
     """Of the others: target `light`."""
     user: Annotated[int, Field(ge=1)]
     """User id of all pods, never root's."""
@@ -370,13 +395,13 @@ class Kubeflow(Section):
     """Parts of the features, or students, at once."""
     feature_parts: Count
     """Pods that the features are divided among."""
-    mlflow_secret: str | None
+    mlflow_secret: ObjectName | None
     """Secret with MLFLOW_TRACKING_URI and, if the server asks, MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
-    storage_secret: str | None
+    storage_secret: ObjectName | None
     """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION."""
     volume: Volume | None
     """Recordings on a volume of the cluster."""
-    work_claim: str | None
+    work_claim: ObjectName | None
     """Claim (ReadWriteMany) for work in progress, so that a pod that is tried again goes on where it was."""
     pod: Pod
     """Of every step."""

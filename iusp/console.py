@@ -119,7 +119,7 @@ def train_student(
             progress(task, int(row["epoch"]), common.training.epochs, _described(row))
             tracked[seed].row(row)
 
-        return run(student, common, dataset, features, teacher, output, on_epoch)
+        return run(name, student, common, dataset, features, teacher, output, on_epoch)
 
 
 def show_results(evaluation: Path, registration: Path) -> None:

@@ -17,7 +17,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
 
     An exception (or a kill) leaves `path` as it was.
+
+    Raises:
+        InputError: there is something else than a file, such as a folder or a device.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file; name another one to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

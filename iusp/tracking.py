@@ -194,16 +194,17 @@ class Tracker:
         versions = {"iusp.code": code_digest(), "iusp.version": __version__, MLFLOW_GIT_COMMIT: _git_commit()}
         self.parent.tags({name: value for name, value in versions.items() if value})
 
+    def _find(self, step: str) -> Run | None:
+        named = f"tags.`{EXECUTION_TAG}` = '{self.execution}' and tags.`{STEP_TAG}` = '{step}'"
+        found = self.client.search_runs([self.experiment_id], named, max_results=1)
+        return found[0] if found else None
+
     def _find_or_create(self, step: str, name: str, parent: str | None) -> StepRun:
-        found = self.client.search_runs(
-            [self.experiment_id],
-            f"tags.`{EXECUTION_TAG}` = '{self.execution}' and tags.`{STEP_TAG}` = '{step}'",
-            max_results=1,
-        )
+        found = self._find(step)
         tags = {EXECUTION_TAG: self.execution, STEP_TAG: step}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
-        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        run = found or self.client.create_run(self.experiment_id, run_name=name, tags=tags)
         return StepRun(self.client, run)
 
     @contextmanager
@@ -221,6 +222,20 @@ class Tracker:
             raise
         self.client.set_terminated(run.run_id, "FINISHED")
 
-    def finish(self, status: str) -> None:
-        """End the execution's parent run as FINISHED, FAILED or KILLED."""
+    def finish(self, state: str) -> None:
+        """End the execution's parent run.
+
+        Args:
+            state: of all steps together, in Kubeflow's words, which differ from version to version; where they say
+                nothing (a state of tasks in a loop may stay RUNNING), the last step's run decides.
+        """
+        if state in ("CANCELED", "CANCELLED"):
+            status = "KILLED"
+        elif state in ("SUCCEEDED", "COMPLETE", "CACHED"):
+            status = "FINISHED"
+        elif state == "FAILED":
+            status = "FAILED"
+        else:
+            last = self._find("registration")
+            status = "FINISHED" if last and last.info.status == "FINISHED" else "FAILED"
         self.client.set_terminated(self.parent.run_id, status)

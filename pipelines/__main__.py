@@ -1,6 +1,7 @@
 """The command line: `python -m pipelines`."""
 
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from iusp.config import Config, load
+from iusp.errors import InputError
 
 
 class Commands(click.Group):
@@ -50,7 +52,7 @@ def main(ctx: click.Context, params: Path) -> None:
 
 
 def _config(ctx: click.Context, changed: tuple[str, ...], image: str | None) -> Config:
-    images = (f"kubeflow.image={image}", f"kubeflow.light_image={image}") if image else ()
+    images = () if image is None else (f"kubeflow.image={image}", f"kubeflow.light_image={image}")
     return load(ctx.obj, (*images, *changed))
 
 
@@ -60,9 +62,11 @@ def _config(ctx: click.Context, changed: tuple[str, ...], image: str | None) -> 
 @click.pass_context
 def compile_(ctx: click.Context, changes: tuple[str, ...], image: str | None, output: Path) -> None:
     """Write the pipeline as Kubeflow reads it (IR YAML)."""
-    from pipelines.graph import write
+    from pipelines.graph import check_source, write
 
-    write(_config(ctx, changes, image), output)
+    config = _config(ctx, changes, image)
+    check_source(config)
+    write(config, output)
     click.echo(f"{output}: upload it, or: python -m pipelines submit")
 
 
@@ -125,23 +129,40 @@ def submit(
     KF_PIPELINES_TOKEN holds a bearer token, KF_PIPELINES_SA_TOKEN_PATH names a file with one; SSL_CERT_FILE names
     certificates of your own.
     """
-    from pipelines.graph import write
+    from pipelines.graph import check_source, write
     from pipelines.submit import submit as submit_package
 
-    name = run_name or ("iusp" if schedule else f"iusp {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    config = _config(ctx, changes, image)
+    check_source(config)
+    for name in sorted({config.kubeflow.image, config.kubeflow.light_image}):
+        if "/" not in name:
+            click.echo(f"image {name} names no registry: the cluster's nodes must have it already", err=True)
+
+    title = run_name or ("iusp" if schedule else f"iusp {time.strftime('%Y-%m-%d %H:%M:%S')}")
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "iusp.yaml"
-        write(_config(ctx, changes, image), package)
-        submit_package(package, "iusp", host, namespace, experiment, name, not no_cache, wait, schedule, click.echo)
+        write(config, package)
+        submit_package(package, "iusp", host, namespace, experiment, title, not no_cache, wait, schedule, click.echo)
+
+
+def _object_name(ctx: click.Context, option: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise click.BadParameter(f"{value!r}: lower-case letters, digits and -, at most 63, as Kubernetes has it")
+    return value
 
 
 @main.command()
 @changes
-@click.option("--name", default="iusp-teacher", show_default=True, help="Of the job.")
-@click.option("--claim", required=True, help="Claim that holds the project's folder: params.yaml, data/, models/.")
-@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Pods.")
+@click.option("--name", callback=_object_name, default="iusp-teacher", show_default=True, help="Of the job.")
 @click.option(
-    "--processes", type=click.IntRange(1), default=2, show_default=True, help="In each pod; one for each GPU."
+    "--claim",
+    callback=_object_name,
+    required=True,
+    help="Claim that holds the project's folder: params.yaml, data/, models/.",
+)
+@click.option("--nodes", type=click.IntRange(1, 1000), default=1, show_default=True, help="Pods.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="In each pod; one for each GPU."
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="YAML to write.")
 @click.pass_context
@@ -162,6 +183,9 @@ def trainjob(
     from pipelines.graph import MLFLOW_KEYS
     from pipelines.trainjob import manifest
 
+    for change in changes:
+        if not change.startswith("kubeflow."):
+            raise InputError(f"-S {change}: the job reads params.yaml on the claim; change it there")
     cluster = _config(ctx, changes, image).kubeflow
     pod = cluster.pod_of("teacher")
     secret = cluster.mlflow_secret

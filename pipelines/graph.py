@@ -25,6 +25,7 @@ from components.registration import registration
 from components.student import student
 from components.teacher import teacher
 from iusp.config import Config
+from iusp.errors import InputError
 from iusp.files import atomic
 
 # Steps that run without torch.
@@ -37,6 +38,20 @@ RESUMING = {"dataset", "features", "teacher", "student"}
 MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 STORAGE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 STORAGE_OPTIONS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN")
+
+
+def check_source(config: Config) -> None:
+    """Check that a cluster's pods find the recordings.
+
+    Raises:
+        InputError: they are in a folder of this machine.
+    """
+    dataset, volume = config.dataset, config.kubeflow.volume
+    if dataset.source == "folder" and not (volume and Path(dataset.path).is_relative_to(volume.path)):
+        raise InputError(
+            f"dataset.path {dataset.path}: is on no volume of the cluster; set kubeflow.volume to {{claim: one that "
+            "holds the recordings, path: where to mount it}, and dataset.path to a folder below"
+        )
 
 
 def write(config: Config, output: Path) -> None:

@@ -1,10 +1,13 @@
 """The compiled graph on this machine: in processes, or in containers."""
 
+import io
 import os
+import sys
 import time
 import warnings
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from kfp import local
@@ -12,6 +15,7 @@ from kfp.components import load_component_from_text
 
 from iusp.config import Config
 from iusp.errors import InputError
+from iusp.tracking import Tracker
 from pipelines.graph import MLFLOW_KEYS, STORAGE_KEYS, STORAGE_OPTIONS
 
 # Whom containers run as where the caller is root.
@@ -46,39 +50,70 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
     Raises:
         InputError: a task failed, or there is no Docker engine or image.
     """
+    source = local_source(config)
+    if source and not source.is_dir():
+        raise InputError(
+            f"{source}: no such folder; correct dataset.{'path' if config.dataset.source == 'folder' else 'dvc'}"
+        )
+    output = output.resolve()
     name = time.strftime("%Y%m%d-%H%M%S")
-    root = output.resolve() / name
-    root.mkdir(parents=True)
-    own = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = own or f"sqlite:///{output.resolve()}/mlflow.db"
+    root = output / name
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output}/mlflow.db"
     environment = {
         "IUSP_EXECUTION": f"local-{name}",
         "MLFLOW_EXPERIMENT_NAME": config.registration.experiment,
         "MLFLOW_TRACKING_URI": uri,
     }
     if containers:
+        if uri.startswith("sqlite:") and not uri.startswith(f"sqlite:///{output}/"):
+            raise InputError(
+                f"MLFLOW_TRACKING_URI: no container sees a database outside {output}; unset it, or start a server"
+            )
+        _check_images(config)
+    (root / "workspace").mkdir(parents=True)
+    if containers:
         secrets = {key: os.environ[key] for key in (*MLFLOW_KEYS, *STORAGE_KEYS, *STORAGE_OPTIONS) if key in os.environ}
         remote = not uri.startswith("sqlite:") or config.dataset.source in ("s3", "dvc")
-        runner: Any = _docker(config, output, environment | secrets, remote)
+        runner: Any = _docker(output, root, source, environment | secrets, remote)
     else:
-        os.environ.update(environment)
-        if not own:
-            # MLflow's database keeps its artifacts in the working folder.
-            os.chdir(output)
         runner = local.SubprocessRunner(use_venv=False)
         # It takes any image without "python" in its name for a mistake.
         warnings.filterwarnings("ignore", message="You may be attemping")
-    local.init(runner, pipeline_root=str(root), workspace_root=str(_folder(root / "workspace")))
+    # Cluster settings that have no effect here are expected.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
+    os.environ.update(environment)
+    if uri == f"sqlite:///{output}/mlflow.db":
+        # MLflow's database keeps its artifacts in the working folder.
+        os.chdir(output)
+    local.init(runner, pipeline_root=str(root), workspace_root=str(root / "workspace"))
+    heard = _Heard(sys.stdout)
     try:
-        load_component_from_text(_for_this_machine(package))()
+        with redirect_stdout(heard):
+            load_component_from_text(_for_this_machine(package))()
+    except KeyboardInterrupt:
+        with suppress(Exception):
+            Tracker.joined().finish("CANCELED")
+        raise
     except RuntimeError as error:
-        raise InputError(f"{root}: {' '.join(str(error).split())}; the task's own words are above") from None
+        raise InputError(f"{heard.failure or ' '.join(str(error).split())} (a task of {root} failed)") from None
     return _written(root, "evaluation/evaluation/metrics.json").parent, _written(root, "registration/registration")
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
+class _Heard(io.TextIOBase):
+    """Passes text on, and remembers the last error that a task printed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure = ""
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip().startswith("iusp: "):
+                self.failure = line.strip().removeprefix("iusp: ")
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _written(root: Path, name: str) -> Path:
@@ -94,40 +129,50 @@ def _for_this_machine(package: Path) -> str:
     documents = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     for executor in documents[0]["deploymentSpec"]["executors"].values():
         executor["container"].pop("env", None)
-    for component in documents[0]["components"].values():
+    for component in (documents[0]["root"], *documents[0]["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)
     return yaml.safe_dump_all(documents)
 
 
-def _docker(config: Config, output: Path, environment: dict[str, str], remote: bool) -> local.DockerRunner:
+def _check_images(config: Config) -> None:
     from docker.errors import DockerException, ImageNotFound
 
     import docker
 
-    images = {config.kubeflow.image, config.kubeflow.light_image}
     try:
         client = docker.from_env()
-        for image in images:
-            client.images.get(image)
-    except ImageNotFound:
-        raise InputError(f"{image}: no such image here; make images, or docker pull it") from None
+        client.ping()
     except DockerException as error:
-        raise InputError(
-            f"no Docker engine ({' '.join(str(error).split())[:150]}); start one, or leave --docker out"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"no Docker engine; start one, or leave --docker out ({reason})") from None
+    for image in (config.kubeflow.image, config.kubeflow.light_image):
+        try:
+            client.images.get(image)
+        except ImageNotFound:
+            raise InputError(f"{image}: no such image here; make images, or docker pull it") from None
+
+
+def _docker(
+    output: Path, root: Path, source: Path | None, environment: dict[str, str], remote: bool
+) -> local.DockerRunner:
+    import docker
+
     user = os.getuid() or NOBODY
     if user != os.getuid():
-        for path in (output, *output.rglob("*")):
-            os.chown(path, user, user)
-    mounts = [docker.types.Mount(str(output.resolve()), str(output.resolve()), "bind")]
-    if source := local_source(config):
+        # What containers write to, and nothing else: a user may name a folder that holds other things.
+        database, artifacts = output / "mlflow.db", output / "mlruns"
+        for path in (output, root, *root.rglob("*"), database, artifacts, *artifacts.rglob("*")):
+            if path.exists():
+                os.chown(path, user, user, follow_symlinks=False)
+    mounts = [docker.types.Mount(str(output), str(output), "bind")]
+    if source:
         mounts.append(docker.types.Mount(str(source), str(source), "bind", read_only=True))
     return local.DockerRunner(
         environment=environment,
         mounts=mounts,
         user=f"{user}:{user}",
-        working_dir=str(output.resolve()),
+        working_dir=str(output),
         network_mode="host" if remote else "none",
         read_only=True,
         tmpfs={"/tmp": ""},  # noqa: S108 (inside the container)

@@ -1,11 +1,14 @@
 """Work that outlives a kill, beside its output or in a place that several pods share."""
 
+import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from iusp.files import work_folder
+from iusp.errors import InputError
+from iusp.files import atomic, work_folder
 
 
 class KilledError(Exception):
@@ -49,3 +52,12 @@ def test_pods_that_share_a_place_do_not_touch_each_other_s_work(
     begin(tmp_path / "pod5/student", "seed0", "epoch")
     monkeypatch.setenv("IUSP_EXECUTION", "run-2")
     assert finish(tmp_path / "pod6/student", "seed0") == {"end"}
+
+
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    # As root, renaming over /dev/null would replace it for everybody.
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="no regular file"), atomic(other):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

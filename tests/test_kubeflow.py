@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT, STUDENTS, Project
+from conftest import ROOT, STUDENTS, Project, environment
 from kubeflow_api import KubeflowApi, Progress
 from mlflow import MlflowClient
 
@@ -206,6 +209,13 @@ def test_no_secret_of_the_environment_is_compiled_in(tmp_path: Path, monkeypatch
         (["-S", "kubeflow.steps.teacher={cpus: 2}"], "cpus"),
         (["-S", "kubeflow.steps.trainer={cpu: '2'}"], "no such step"),
         (["-S", "kubeflow.pod.memory=lots"], "kubeflow.pod.memory"),
+        (["-S", "kubeflow.pod.cpu='0'"], "kubeflow.pod.cpu"),
+        (["-S", "kubeflow.pod.tolerations=[{}]"], "operator Equal needs a key"),
+        (["-S", "kubeflow.mlflow_secret=Bad Name!"], "kubeflow.mlflow_secret"),
+        (["-S", "kubeflow.volume={claim: recordings, path: /tmp}"], "has another use"),
+        (["--image", "UPPER/case name"], "kubeflow.image"),
+        (["--image", ""], "kubeflow.image"),
+        (["-S", "dataset.source=folder"], "is on no volume of the cluster"),
     ],
 )
 def test_a_wrong_setting_is_one_line(make_project: Callable[[str], Project], options: list[str], words: str) -> None:
@@ -291,11 +301,39 @@ def test_a_failing_task_fails_the_run_and_mlflow_knows(make_project: Callable[[s
     assert done.returncode == 2
     assert "recordings: needs annotations.csv" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    assert done.stderr.splitlines()[-1].startswith("iusp: ")
+    assert "recordings: needs annotations.csv" in done.stderr.splitlines()[-1]
     client = MlflowClient(f"sqlite:///{project.folder / 'kubeflow/mlflow.db'}")
     (parent,) = client.search_runs([client.get_experiment_by_name("iusp").experiment_id])
     assert parent.info.status == "FAILED"
     assert parent.data.tags["kfp.status"] == "FAILED"
+
+
+def test_an_mlflow_that_is_not_there_fails_at_once(make_project: Callable[[str], Project]) -> None:
+    command = ("python", "-m", "pipelines", "run")
+    done = make_project("alone").run(*command, check=False, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("iusp: MLflow at http://127.0.0.1:9: ")
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_interrupted_run_is_killed_in_mlflow_too(make_project: Callable[[str], Project]) -> None:
+    project = make_project("interrupted")
+    process = subprocess.Popen(
+        ["python", "-m", "pipelines", "run"],
+        cwd=project.folder,
+        env=environment() | {"PYTHONPATH": str(project.folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not list(project.folder.glob("kubeflow/*/iusp-*/dataset/.*.work-*/generated/audio/*")):
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    client = MlflowClient(f"sqlite:///{project.folder / 'kubeflow/mlflow.db'}")
+    (parent,) = client.search_runs([client.get_experiment_by_name("iusp").experiment_id])
+    assert parent.info.status == "KILLED"
 
 
 def test_the_plugin_s_parent_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,3 +74,24 @@ def test_git_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     one = tracker(tmp_path, "eight")
     assert "mlflow.source.git.commit" not in one.client.get_run(one.parent.run_id).data.tags
+
+
+@pytest.mark.parametrize(
+    ("state", "registered", "status"),
+    [
+        ("SUCCEEDED", True, "FINISHED"),
+        ("COMPLETE", True, "FINISHED"),  # what servers say that keep their books in ML Metadata
+        ("RUNNING", True, "FINISHED"),  # what they say of loops
+        ("RUNNING", False, "FAILED"),
+        ("FAILED", False, "FAILED"),
+        ("CANCELED", False, "KILLED"),
+        ("CANCELLED", False, "KILLED"),
+    ],
+)
+def test_how_the_pipeline_ended_in_kubeflow_s_words(tmp_path: Path, state: str, registered: bool, status: str) -> None:
+    one = tracker(tmp_path, f"{state} {registered}")
+    if registered:
+        with one.step("registration"):
+            pass
+    one.finish(state)
+    assert one.client.get_run(one.parent.run_id).info.status == status

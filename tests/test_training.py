@@ -117,7 +117,7 @@ def teach(world, output, config=TEACHER, on_epoch=lambda row: None, progress=sil
 
 
 def learn(world, taught, output, config=STUDENT, common=COMMON, on_epoch=lambda seed, row: None, cores=2):
-    return student.run(config, common, world / "dataset", world / "features", taught, output, on_epoch, cores)
+    return student.run("small", config, common, world / "dataset", world / "features", taught, output, on_epoch, cores)
 
 
 def tree(folder):

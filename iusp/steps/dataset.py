@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from joblib import cpu_count
 
 from iusp import audio, embedded, files
 from iusp.config import Dataset
@@ -75,7 +76,7 @@ class Clip:
 
 
 def run(
-    config: Dataset, output: Path, recordings: Path, progress: Progress, workers: int = os.cpu_count() or 1
+    config: Dataset, output: Path, recordings: Path, progress: Progress, workers: int = cpu_count()
 ) -> dict[str, Any]:
     """Take a data set in SONYC-UST's format over: its tables into `output`, the recordings apart from them.
 

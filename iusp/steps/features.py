@@ -1,6 +1,5 @@
 """Step 2: log-mel features of every clip, packed per split."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from joblib import cpu_count
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
@@ -46,7 +46,7 @@ def run(
     recordings: Path,
     output: Path,
     progress: Progress,
-    workers: int = os.cpu_count() or 1,
+    workers: int = cpu_count(),
 ) -> dict[str, int]:
     """Write `<split>.npy` (float16 (N, T, M)), `index.parquet` and `features.json` into `output`.
 
@@ -85,7 +85,7 @@ def extract(
     part: int,
     parts: int,
     progress: Progress,
-    workers: int = os.cpu_count() or 1,
+    workers: int = cpu_count(),
 ) -> None:
     """Do one part of the work of `run`, for a machine that shares it with others: every `parts`-th shard.
 

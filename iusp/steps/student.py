@@ -1,6 +1,5 @@
 """Step 4: train one student, once for each of its seeds, from labels and the teacher's stored knowledge."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
 from torch import Tensor
 
 from iusp.config import Student, StudentTraining
@@ -54,6 +54,7 @@ class Job:
 
 
 def run(
+    name: str,
     student: Student,
     common: StudentTraining,
     dataset: Path,
@@ -61,7 +62,7 @@ def run(
     teacher: Path,
     output: Path,
     on_epoch: Callable[[int, Row], None],
-    cores: int = os.cpu_count() or 1,
+    cores: int = cpu_count(),
 ) -> dict[int, dict[str, Any]]:
     """Write `seed-<seed>/` (weights, config, record) for each seed into `output`.
 
@@ -69,7 +70,8 @@ def run(
     on from each seed's last epoch.
 
     Args:
-        student: the student's own settings.
+        name: the student's.
+        student: its own settings.
         common: what all students share.
         dataset: folder that the dataset step wrote.
         features: folder that the features step wrote.
@@ -85,7 +87,12 @@ def run(
         InputError: labels, features and knowledge do not fit, or training diverges.
     """
     weights = student.loss_weights(common.weights)
-    inputs = [student.model_dump(mode="json"), common.model_dump(mode="json"), sha256(dataset / "labels.parquet")]
+    inputs: list[Any] = [
+        name,
+        student.model_dump(mode="json"),
+        common.model_dump(mode="json"),
+        sha256(dataset / "labels.parquet"),
+    ]
     inputs += [sha256(features / "features.json"), sha256(teacher / "knowledge" / "knowledge.json")]
     with work_folder(output, digest([*inputs, code_digest()])) as folder:
         jobs = [
