@@ -9,19 +9,9 @@ from typing import Any
 
 import click
 
+from iusp.cli import Commands
 from iusp.config import Config, load
 from iusp.errors import InputError
-
-
-class Commands(click.Group):
-    """Turns what went wrong for the user into one line and exit status 2."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        from iusp.console import readable_failures
-
-        with readable_failures():
-            return super().invoke(ctx)
 
 
 def changes(command: Any) -> Any:

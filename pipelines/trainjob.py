@@ -9,6 +9,9 @@ from typing import Any
 
 # torchrun, by the name that depends on no script.
 TEACHER = ("python", "-m", "torch.distributed.run", "-m", "iusp", "teacher")
+# The ClusterTrainingRuntime, and where the claim is mounted in its pods.
+RUNTIME = "torch-distributed"
+FOLDER = "/project"
 # Trainer's name both of the job and of the container that trains; a patch finds them by it.
 NODE = "node"
 
@@ -29,9 +32,6 @@ def manifest(
     tolerations: Sequence[Mapping[str, str]],
     secrets: Mapping[str, str],
     optional_secrets: Mapping[str, str],
-    command: Sequence[str] = TEACHER,
-    runtime: str = "torch-distributed",
-    folder: str = "/project",
 ) -> dict[str, Any]:
     """Return the manifest, for `yaml.safe_dump`; it holds names of secrets, never a value.
 
@@ -50,9 +50,6 @@ def manifest(
         tolerations: taints that they bear, as Kubernetes writes them.
         secrets: by environment variable, the Secret that has it as a key.
         optional_secrets: likewise, but the key may be missing.
-        command: what each pod runs in `folder`.
-        runtime: the ClusterTrainingRuntime.
-        folder: where the claim is mounted.
     """
     resources = {"cpu": cpu, "memory": memory} | {resource: str(count) for resource, count in accelerators.items()}
     variables = [(variable, secret, False) for variable, secret in secrets.items()]
@@ -60,8 +57,8 @@ def manifest(
     trainer = {
         "image": image,
         # A TrainJob cannot set the working folder.
-        "command": ["sh", "-c", 'cd "$0" && exec "$@"', folder],
-        "args": list(command),
+        "command": ["sh", "-c", 'cd "$0" && exec "$@"', FOLDER],
+        "args": list(TEACHER),
         # Not in the patch below: Trainer refuses variables of its own container there.
         "env": [
             {
@@ -82,7 +79,7 @@ def manifest(
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "project", "mountPath": folder},
+            {"name": "project", "mountPath": FOLDER},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 (the image writes there)
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 (where it is)
         ],
@@ -114,7 +111,7 @@ def manifest(
         "kind": "TrainJob",
         "metadata": {"name": name},
         "spec": {
-            "runtimeRef": {"name": runtime},
+            "runtimeRef": {"name": RUNTIME},
             "trainer": trainer,
             "runtimePatches": [patch],
             "activeDeadlineSeconds": timeout_seconds,

@@ -67,9 +67,11 @@ def test_code_data_and_native_libraries_are_there(engine: Engine, image: str) ->
     script = """
 import kfp, mlflow, soundfile, psycopg2, boto3, pygit2
 import iusp.steps.dataset, iusp.steps.registration
+import sys
 from pathlib import Path
 package = Path(iusp.__file__).parent
-assert package.is_relative_to("/opt/iusp"), package
+assert sys.prefix != sys.base_prefix, "no environment of its own"
+assert package.is_relative_to(sys.prefix), package
 assert (package / "taxonomy.yaml").exists() and (package / "templates/report.html").exists()
 for source in package.rglob("*.py"):
     (compiled,) = source.parent.glob(f"__pycache__/{source.stem}.*.pyc")
@@ -98,8 +100,11 @@ def test_every_package_is_the_locks(engine: Engine, image: str, locked: dict[str
 
 def test_packages_fit_each_other(engine: Engine, cpu: str) -> None:
     # The base has a pip; the environment, on purpose, has none.
-    check = '"$(python -c "import sys; print(sys.base_prefix)")/bin/python3" -m pip --python /opt/iusp/bin/python check'
-    assert engine.run(cpu, "sh", "-c", check, check=False).strip() == "No broken requirements found."
+    script = """
+import subprocess, sys
+subprocess.run([f"{sys.base_prefix}/bin/python3", "-m", "pip", "--python", sys.executable, "check"])
+"""
+    assert engine.run(cpu, "python", "-c", script, check=False).strip() == "No broken requirements found."
 
 
 def test_nothing_of_the_build_is_left(engine: Engine, image: str) -> None:

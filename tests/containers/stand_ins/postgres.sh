@@ -3,9 +3,10 @@
 set -eu
 data=/var/lib/postgresql/data
 if [ ! -e "$data/PG_VERSION" ]; then
-    printf '%s' "$POSTGRES_PASSWORD" > /tmp/password
-    initdb --pgdata="$data" --username="$POSTGRES_USER" --pwfile=/tmp/password --auth=scram-sha-256 >/dev/null
-    rm /tmp/password
+    password=$(mktemp)
+    printf '%s' "$POSTGRES_PASSWORD" > "$password"
+    initdb --pgdata="$data" --username="$POSTGRES_USER" --pwfile="$password" --auth=scram-sha-256 >/dev/null
+    rm "$password"
     echo 'host all all all scram-sha-256' >> "$data/pg_hba.conf"
     echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -D "$data" postgres >/dev/null
 fi
