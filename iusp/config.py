@@ -11,7 +11,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from iusp.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-METHODS = ("kd", "sp", "iusp")
+# Distillation losses, and the kind of the teacher's knowledge that each takes.
+METHODS = {
+    "kd": "logits",
+    "sp": "embedding",
+    "iusp": "similarity",
+    "iusp_centred": "similarity",
+    "iusp_scales": "similarity",
+    "skill": "similarity",
+    "attention": "attention",
+    "fitnet": "hints",
+    "vic": "pooled",
+    "inter": "logits",
+    "non_target": "logits",
+    "multilevel": "logits",
+    "consistency": None,
+}
+KnowledgeKind = Literal["logits", "pooled", "similarity", "embedding", "attention", "hints"]
+PER_LAYER = ("similarity", "embedding", "attention", "hints")
 STEPS = ("dataset", "features", "teacher", "student", "evaluation", "registration")
 TagSet = Literal["coarse", "fine", "both"]
 Architecture = Literal["residual", "vggish", "mobilenetv2", "plain", "separable", "cnn_lstm"]
@@ -35,6 +52,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_n
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1)]
+Layers = Annotated[list[Count], Field(min_length=1)]
+"""Of a network, counted from the last, which is 1."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
@@ -217,8 +236,24 @@ class Teacher(Section):
     """Seed of initialisation, order and augmentation."""
     views: Count
     """Augmented views of every training clip for which the teacher's knowledge is stored."""
+    knowledge: list[KnowledgeKind]
+    """What is stored: `logits` for kd, inter, non_target and multilevel; `similarity` for iusp and skill; `embedding` for
+    sp; `pooled` for vic; `attention` and `hints` (for fitnet)."""
+    layers: Layers
+    """Of which layers similarity, embedding, attention and hints are stored, counted from the last, which is 1."""
     training: Training
     """The optimisation."""
+
+    @property
+    def knowledge_names(self) -> list[str]:
+        """The packed files of knowledge."""
+        return _names(self.knowledge, self.layers)
+
+
+def _names(kinds: Sequence[str], layers: Sequence[int]) -> list[str]:
+    return [
+        name for kind in kinds for name in ([f"{kind}-{layer}" for layer in layers] if kind in PER_LAYER else [kind])
+    ]
 
 
 class Weights(Section):
@@ -230,6 +265,42 @@ class Weights(Section):
     """Similarities between the clips of a mini-batch."""
     iusp: NonNegative
     """Similarities between the frames of a clip."""
+    iusp_centred: NonNegative
+    """The same without the clip's mean frame."""
+    iusp_scales: NonNegative
+    """The same on three time scales."""
+    skill: NonNegative
+    """Similarities between the frames of a clip, averaged over clusters of the teacher's layers."""
+    attention: NonNegative
+    """Where in time and frequency a layer is active."""
+    fitnet: NonNegative
+    """Frames of a layer, through a trained regressor."""
+    vic: NonNegative
+    """Clip embeddings: variance, invariance, covariance."""
+    inter: NonNegative
+    """Labels and soft labels for auxiliary heads on middle layers."""
+    non_target: NonNegative
+    """Soft labels, those of a clip's absent tags emphasised."""
+    multilevel: NonNegative
+    """Soft labels, and how they correlate between tags and between clips."""
+    consistency: NonNegative
+    """A coarse tag is as probable as its most probable fine one; without a teacher."""
+
+
+class TappedLayers(Section):
+    """Layers that a method compares, counted from the last, which is 1: the student's with the teacher's of the same
+    number."""
+
+    sp: Layers
+    iusp: Layers
+    iusp_centred: Layers
+    iusp_scales: Layers
+    skill: Layers
+    """The teacher's, which are clustered; a cluster teaches the student's layer of the number of its last one."""
+    attention: Layers
+    fitnet: Layers
+    inter: Layers
+    """The student's, which get a head each."""
 
 
 class StudentTraining(Section):
@@ -237,8 +308,13 @@ class StudentTraining(Section):
 
     weights: Weights
     """Weights of the losses; a student may override them."""
+    layers: TappedLayers
+    """Layers that the methods tap; a student may override them."""
     temperature: Positive
-    """τ of `kd`: logits are divided by it before the sigmoid."""
+    """τ of `kd`, `inter`, `non_target` and `multilevel`: logits are divided by it before the sigmoid."""
+    knowledge: Literal["cached", "online"]
+    """`cached`: what the teacher has stored of its views. `online`: the teacher runs beside the student, on views that
+    are drawn anew in each epoch."""
     training: Training
     """The optimisation."""
 
@@ -251,9 +327,11 @@ class Student(Section):
     parameters: Annotated[int, Field(ge=200)]
     """Budget: the widest network of the family with at most this many parameters is built."""
     method: str
-    """`labels`, or distillation losses joined by `+`: `kd`, `sp`, `iusp`, `iusp+kd`, …"""
-    weights: dict[Literal["kd", "sp", "iusp"], NonNegative] | None = None
+    """`labels`, or distillation losses (docs/methods.md) joined by `+`: `kd`, `sp`, `iusp`, `iusp+kd`, …"""
+    weights: dict[str, NonNegative] | None = None
     """Weights λ of this student where they differ from `student.weights`."""
+    layers: dict[str, Layers] | None = None
+    """Layers that the methods tap, where they differ from `student.layers`."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """One network is trained for each; the best on validate is registered."""
 
@@ -267,6 +345,17 @@ class Student(Section):
         weights = common.model_dump() | (self.weights or {})
         return {term: float(weights[term]) for term in self.terms}
 
+    def tapped(self, common: TappedLayers) -> dict[str, list[int]]:
+        """Return the layers that the distillation losses of `method` tap."""
+        layers = common.model_dump() | (self.layers or {})
+        return {term: layers[term] for term in self.terms if term in layers}
+
+    def knowledge_names(self, common: TappedLayers) -> list[str]:
+        """Return what of the teacher's stored knowledge `method` needs, by the names of its files."""
+        tapped = self.tapped(common)
+        kinds = {term: METHODS[term] for term in self.terms}
+        return sorted({name for term, kind in kinds.items() if kind for name in _names([kind], tapped.get(term, ()))})
+
     @model_validator(mode="after")
     def _known(self) -> "Student":
         words = self.method.split("+")
@@ -274,8 +363,10 @@ class Student(Section):
             raise ValueError(f"method {self.method!r} must be labels, or some of {', '.join(METHODS)} joined by +")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} must differ")
-        if unused := set(self.weights or {}) - set(self.terms):
-            raise ValueError(f"weights of {', '.join(sorted(unused))}, which method {self.method!r} does not use")
+        layered = [term for term in self.terms if term in TappedLayers.model_fields]
+        for what, given, used in (("weights", self.weights, self.terms), ("layers", self.layers, layered)):
+            if unused := set(given or {}) - set(used):
+                raise ValueError(f"{what} of {', '.join(sorted(unused))}, which method {self.method!r} does not use")
         return self
 
 
@@ -450,6 +541,21 @@ class Settings(Section):
         for name in self.students:
             if not NAME.fullmatch(name) or name == "teacher":
                 raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _, not teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _known(self) -> "Settings":
+        for name, student in self.students.items():
+            if missing := set(student.knowledge_names(self.student.layers)) - set(self.teacher.knowledge_names):
+                kind, _, layer = min(missing).partition("-")
+                raise ValueError(
+                    f"students.{name}: {student.method} needs {kind}{layer and ' of layer '}{layer} of the teacher; add "
+                    f"it to teacher.knowledge{layer and ' and teacher.layers'}"
+                )
+            if "consistency" in student.terms and self.teacher.tags != "both":
+                raise ValueError(
+                    f"students.{name}: consistency is between coarse and fine tags; set teacher.tags: both"
+                )
         return self
 
 

@@ -1,15 +1,26 @@
 """A teacher's knowledge of augmented training clips, computed once, so that no student ever runs the teacher.
 
-A folder with `knowledge.json` and, for each view, `view-000/` with three packed float16 files, row by row the training
-clips: `logits.npy` (N, K); `similarity.npy` (N, T', T'), each clip's Gram matrix of frames divided by its largest entry
-(rows are normalised later, which cancels the factor); `embedding.npy` (N, E), hashed frames for similarities between
-clips. Knowledge that does not belong to the clips, features or teacher at hand is refused: misaligned targets train
-garbage without any sign of it.
+A folder with `knowledge.json` and, for each view, `view-000/` with packed float16 files, row by row the training clips,
+of the kinds that `teacher.knowledge` lists:
+
+- `logits.npy` (N, K);
+- `pooled.npy` (N, C), what the head sees of a clip;
+
+and of each of `teacher.layers`, such as 1 for the last layer, at most at the last layer's frame rate:
+
+- `similarity-1.npy` (N, T', T'), each clip's Gram matrix of frames divided by its largest entry (rows are normalised
+  later, which cancels the factor);
+- `embedding-1.npy` (N, E), hashed frames for similarities between clips;
+- `attention-1.npy` (N, T', F'), the energy over channels;
+- `hints-1.npy` (N, T', C), the bands' means.
+
+Knowledge that does not belong to the clips, features or teacher at hand is refused: misaligned targets train garbage
+without any sign of it.
 """
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +30,18 @@ import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from iusp.augmentation import View, augment, draw_view
 from iusp.config import Augmentation
-from iusp.distillation.similarity import gram
+from iusp.distillation.attention import attention_map
+from iusp.distillation.fitnet import hints
+from iusp.distillation.similarity import gram, pooled_frames, pooled_gram
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
 from iusp.features import open_packed
 from iusp.files import digest, read_json, sha256, write_json
+from iusp.maps import frames, pooled
 from iusp.models.layers import Tagger
 from iusp.progress import Progress
 from iusp.training import TrainingData
@@ -47,6 +62,7 @@ def write_knowledge(
     augmentation: Augmentation,
     seed: int,
     views: int,
+    names: Sequence[str],
     progress: Progress,
 ) -> None:
     """Run a teacher over `views` views of the training clips; views that are there already are kept.
@@ -58,6 +74,7 @@ def write_knowledge(
         augmentation: of the views.
         seed: of the views.
         views: how many.
+        names: of what is kept of each.
         progress: told of every batch.
     """
     clips, fill, device = data.clips, data.features.mean, teacher.device
@@ -76,7 +93,7 @@ def write_knowledge(
         for start in range(0, len(clips), BATCH):
             rows = np.arange(start, min(start + BATCH, len(clips)))
             log_mel, _, _ = augment(view, clips, rows, fill)
-            for name, tensor in _ask(teacher, log_mel.to(device)).items():
+            for name, tensor in ask(teacher, log_mel.to(device), names).items():
                 if name not in packed:
                     shape = (len(clips), *tensor.shape[1:])
                     packed[name] = open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
@@ -103,15 +120,29 @@ def _belonging(teacher: Path, data: TrainingData) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
-def _ask(teacher: Tagger, log_mel: Tensor) -> dict[str, Tensor]:
-    logits, frames = teacher(log_mel)
-    similarity = gram(frames)
-    return {
-        "logits": logits,
-        "similarity": similarity / similarity.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12),
-        "embedding": clip_embedding(frames, EMBEDDING_DIMENSIONS),
-    }
+@torch.no_grad()
+def ask(teacher: Tagger, log_mel: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return what a teacher, in evaluation mode, knows of log-mel (B, T, M), by the names of the packed files."""
+    logits, maps = teacher(log_mel)
+    return {name: _known(name, logits, maps) for name in names}
+
+
+def _known(name: str, logits: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    kind, _, number = name.partition("-")
+    if kind == "logits":
+        return logits
+    if kind == "pooled":
+        return pooled(maps[-1])
+    layer = maps[-int(number)]
+    time, bands = (min(sizes) for sizes in zip(layer.shape[2:], maps[-1].shape[2:], strict=True))
+    if kind == "similarity":
+        similarity = pooled_gram(gram(frames(layer)), time)
+        return similarity / similarity.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    if kind == "embedding":
+        return clip_embedding(frames(layer), EMBEDDING_DIMENSIONS)
+    if kind == "attention":
+        return adaptive_avg_pool2d(attention_map(layer), (time, bands))
+    return pooled_frames(hints(layer), time)
 
 
 @dataclass(frozen=True)
@@ -148,8 +179,13 @@ class Knowledge:
             )
         return view
 
+    def new_view(self, seed: int, number: int) -> View:
+        """Draw a view of the same augmentation that the teacher has not been asked about."""
+        augmentation = Augmentation.model_validate(self.description["augmentation"])
+        return draw_view(augmentation, seed, "training", number, self.data.shape)
+
     def read(self, name: str, number: int) -> NDArray[np.float16]:
-        """Map `logits`, `similarity` or `embedding` of view `number` into memory, one row per clip.
+        """Map what is called `name` of view `number` into memory, one row per clip.
 
         Raises:
             InputError: the file is missing, damaged or not of these clips.

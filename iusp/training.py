@@ -4,7 +4,7 @@ import ctypes
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -45,6 +45,9 @@ class Batch:
     targets: Tensor
     mask: Tensor
     knowledge: dict[str, Tensor] = field(default_factory=dict)
+
+
+Losses = Callable[[Tensor, tuple[Tensor, ...], Batch], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,26 @@ def new_network(
     return network.to(choose_device(config.device)), description
 
 
+def layer_channels(network: Tagger, data: TrainingData) -> list[int]:
+    """Return the channels of each layer of a network, first to last."""
+    with torch.inference_mode():
+        training = network.training
+        _, maps = network.eval()(torch.zeros(1, *data.shape[1:], device=network.device))
+        network.train(training)
+    return [layer.shape[1] for layer in maps]
+
+
+def check_layers(what: str, layers: Iterable[int], network: Tagger, data: TrainingData) -> None:
+    """Check that a network has layers, counted from the last, which is 1.
+
+    Raises:
+        InputError: it has not.
+    """
+    count = len(layer_channels(network, data))
+    if too_many := [layer for layer in layers if layer > count]:
+        raise InputError(f"{what}: there is no layer {too_many[0]}, only {count}, counted from the last")
+
+
 @torch.inference_mode()
 def predict(network: Tagger, log_mel: NDArray[np.float16], batch_size: int = 64) -> NDArray[np.float64]:
     """Return probabilities (N, K) of clips (N, T, M), in float32 arithmetic, batch by batch."""
@@ -237,10 +260,11 @@ def train(
     description: dict[str, Any],
     data: TrainingData,
     epoch_batches: Callable[[int], Iterator[Batch]],
-    losses: Callable[[Tensor, Tensor, Batch], dict[str, Tensor]],
+    losses: Losses,
     config: Training,
     folder: Path,
     on_epoch: Callable[[Row], None],
+    auxiliary: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Train until the epochs or the patience are over, and save the epoch that is best on validate.
 
@@ -254,10 +278,11 @@ def train(
         description: what `config.json` must say of it.
         data: to validate on.
         epoch_batches: the batches of an epoch (from 0).
-        losses: named, weighted losses of logits, frames and a batch; their sum is minimised.
+        losses: named, weighted losses of logits, maps and a batch; their sum is minimised.
         config: of the optimisation.
         folder: to write into.
         on_epoch: told of each epoch's row, also of those that a checkpoint holds.
+        auxiliary: what the losses train beside the network, on its device; it is not saved in the end.
 
     Returns:
         `description` with the epoch that was kept and its micro-averaged AUPRC on validate.
@@ -281,7 +306,10 @@ def train(
             checkpoint.unlink(missing_ok=True)
             network.load_state_dict(models.load(folder)[0].state_dict())
         return dict(json.loads(described))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    beside = nn.Module() if auxiliary is None else auxiliary
+    optimiser = torch.optim.AdamW(
+        [*network.parameters(), *beside.parameters()], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         config.learning_rate,
@@ -291,6 +319,7 @@ def train(
     state = _State(record=[], best={})
     if (saved := _read_checkpoint(checkpoint, device)) is not None:
         network.load_state_dict(saved["network"])
+        beside.load_state_dict(saved["auxiliary"])
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
         state = _State(**saved["state"])
@@ -316,6 +345,7 @@ def train(
             torch.save(
                 {
                     "network": network.state_dict(),
+                    "auxiliary": beside.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
                     "state": vars(state),
@@ -336,7 +366,7 @@ def train(
 def _epoch(
     network: nn.Module,
     epoch_batches: Iterator[Batch],
-    losses: Callable[[Tensor, Tensor, Batch], dict[str, Tensor]],
+    losses: Losses,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     precision: str,
@@ -347,8 +377,8 @@ def _epoch(
     steps = 0
     for batch in epoch_batches:
         with torch.autocast(batch.log_mel.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits, frames = network(batch.log_mel)
-        terms = losses(logits, frames, batch)
+            logits, maps = network(batch.log_mel)
+        terms = losses(logits, maps, batch)
         optimiser.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from iusp.maps import frames
 from iusp.models.layers import Tagger
 
 
@@ -18,9 +19,7 @@ class CnnLstm(Tagger):
         )
         self.lstm = nn.LSTM(width * (bands // 4), 4 * width, batch_first=True)
 
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, 1)."""
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/4) and (B, 4·C, T/8, 1)."""
         maps = self.convolution(spectrogram)
-        batch, _, time, _ = maps.shape
-        frames = maps.permute(0, 2, 1, 3).reshape(batch, time, -1)
-        return torch.transpose(self.lstm(frames)[0], 1, 2).unsqueeze(3)
+        return maps, torch.transpose(self.lstm(frames(maps))[0], 1, 2).unsqueeze(3)

@@ -1,17 +1,20 @@
-"""What the networks share: input standardisation, the tagging head, and the layout of frames."""
+"""What the networks share: input standardisation, the tagging head, and the maps of every layer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from iusp.maps import pooled
 
 
 class Tagger(nn.Module, ABC):
     """A network that tags a clip; it knows nothing of how it is trained.
 
     Subclasses define `maps`. Called with log-mel (B, T, M) in natural-log power, it returns the logits (B, K) and the
-    frames (B, T', D) that it pools them from, time first.
+    maps (B, C, T', F') of its layers, first to last; the logits are pooled from the last.
     """
 
     WIDTHS: ClassVar[range]
@@ -30,18 +33,22 @@ class Tagger(nn.Module, ABC):
         return self.mean.device
 
     @abstractmethod
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T', F')."""
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into the maps (B, C, T', F') of each layer."""
 
-    def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K) and frames (B, T', C·F')."""
+    def forward(self, log_mel: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits (B, K) and maps (B, C, T', F')."""
         maps = self.maps(((log_mel - self.mean) / self.std).unsqueeze(1))
-        batch, _, time, _ = maps.shape
-        # view() on (B, C, T', F') would scramble time and channels: permute first.
-        frames = maps.permute(0, 2, 1, 3).reshape(batch, time, -1)
-        # Mean for sounds that go on, maximum for short ones (Kong et al. 2020, PANNs, section III).
-        energy = maps.mean(dim=3)
-        return self.head(energy.mean(dim=2) + energy.amax(dim=2)), frames
+        return self.head(pooled(maps[-1])), maps
+
+
+def after_each(layers: Iterable[nn.Module], maps: Tensor) -> tuple[Tensor, ...]:
+    """Apply layers one after the other and return what comes out of each."""
+    outputs = []
+    for layer in layers:
+        maps = layer(maps)
+        outputs.append(maps)
+    return tuple(outputs)
 
 
 def convolution(

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from iusp.models.layers import Tagger, convolution
+from iusp.models.layers import Tagger, after_each, convolution
 
 # Expansion, channels, blocks and the stride of the first block: the paper's table 2, but for strides that keep
 # 1/8 of the frames and 1/16 of the bands (the paper's 1/32 would leave 8 frames of a 10-s clip).
@@ -51,15 +51,15 @@ class MobileNetV2(Tagger):
 
         super().__init__(tags, bands, embedding=scaled(LAST_CHANNELS))
         inputs = scaled(32)
-        layers: list[nn.Module] = [*convolution(1, inputs, (2, 2)), nn.ReLU6()]
+        self.layers = nn.Sequential(nn.Sequential(*convolution(1, inputs, (2, 2)), nn.ReLU6()))
         for expansion, channels, blocks, stride in STAGES:
+            stage = nn.Sequential()
             for block in range(blocks):
-                layers.append(InvertedResidual(inputs, scaled(channels), stride if block == 0 else (1, 1), expansion))
+                stage.append(InvertedResidual(inputs, scaled(channels), stride if block == 0 else (1, 1), expansion))
                 inputs = scaled(channels)
-        layers += [*convolution(inputs, scaled(LAST_CHANNELS), kernel=1), nn.ReLU6()]
-        self.layers = nn.Sequential(*layers)
+            self.layers.append(stage)
+        self.layers.append(nn.Sequential(*convolution(inputs, scaled(LAST_CHANNELS), kernel=1), nn.ReLU6()))
 
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        maps: Tensor = self.layers(spectrogram)
-        return maps
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps of nine layers, at last (B, C, T/8, M/16)."""
+        return after_each(self.layers, spectrogram)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from iusp.models.layers import Tagger, convolution
+from iusp.models.layers import Tagger, after_each, convolution
 
 
 class Plain(Tagger):
@@ -21,7 +21,6 @@ class Plain(Tagger):
             )
         )
 
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        maps: Tensor = self.layers(spectrogram)
-        return maps
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/8, M/16)."""
+        return after_each(self.layers, spectrogram)

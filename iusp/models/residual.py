@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from iusp.models.layers import Tagger, convolution
+from iusp.models.layers import Tagger, after_each, convolution
 
 
 class Block(nn.Module):
@@ -31,7 +31,6 @@ class Residual(Tagger):
         strides = ((2, 2), (2, 2), (2, 2), (1, 2))
         self.layers = nn.Sequential(*(Block(*shape) for shape in zip(channels, channels[1:], strides, strict=False)))
 
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        maps: Tensor = self.layers(spectrogram)
-        return maps
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/8, M/16)."""
+        return after_each(self.layers, spectrogram)

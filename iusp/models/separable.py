@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from iusp.models.layers import Tagger, convolution
+from iusp.models.layers import Tagger, after_each, convolution
 
 
 class Separable(Tagger):
@@ -12,14 +12,12 @@ class Separable(Tagger):
 
     def __init__(self, width: int, tags: int, bands: int) -> None:
         super().__init__(tags, bands, embedding=8 * width)
-        layers = [*convolution(1, width, (2, 2)), nn.ReLU()]
+        self.layers = nn.Sequential(nn.Sequential(*convolution(1, width, (2, 2)), nn.ReLU()))
         for stride in ((2, 2), (2, 2), (1, 2)):
-            layers += [*convolution(width, width, stride, groups=width), nn.ReLU()]
-            layers += [*convolution(width, 2 * width, kernel=1), nn.ReLU()]
+            depthwise = [*convolution(width, width, stride, groups=width), nn.ReLU()]
+            self.layers.append(nn.Sequential(*depthwise, *convolution(width, 2 * width, kernel=1), nn.ReLU()))
             width *= 2
-        self.layers = nn.Sequential(*layers)
 
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/16)."""
-        maps: Tensor = self.layers(spectrogram)
-        return maps
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/8, M/16)."""
+        return after_each(self.layers, spectrogram)

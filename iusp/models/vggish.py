@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from iusp.models.layers import Tagger, convolution
+from iusp.models.layers import Tagger, after_each, convolution
 
 
 class VGGish(Tagger):
@@ -12,16 +12,15 @@ class VGGish(Tagger):
 
     def __init__(self, width: int, tags: int, bands: int) -> None:
         super().__init__(tags, bands, embedding=8 * width)
-        layers: list[nn.Module] = []
+        self.layers = nn.Sequential()
         inputs = 1
         for factors in ((1,), (2,), (4, 4), (8, 8)):
+            layer: list[nn.Module] = []
             for factor in factors:
-                layers += [*convolution(inputs, factor * width), nn.ReLU()]
+                layer += [*convolution(inputs, factor * width), nn.ReLU()]
                 inputs = factor * width
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        self.layers = nn.Sequential(*layers)
+            self.layers.append(nn.Sequential(*layer, nn.MaxPool2d(2, ceil_mode=True)))
 
-    def maps(self, spectrogram: Tensor) -> Tensor:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/16, M/16)."""
-        maps: Tensor = self.layers(spectrogram)
-        return maps
+    def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/16, M/16)."""
+        return after_each(self.layers, spectrogram)

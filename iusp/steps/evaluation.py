@@ -19,6 +19,7 @@ from iusp.errors import InputError
 from iusp.export import export
 from iusp.features import FeatureSet, read_features
 from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
+from iusp.maps import frames
 from iusp.metrics import Level, bootstrap, curves, interval, score
 from iusp.models.layers import Tagger
 from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
@@ -250,7 +251,7 @@ def _draw_similarities(
     filenames, log_mel = features.filenames(split), features.log_mel(split)[rows].astype(np.float32)
     with torch.inference_mode():
         similarities = {
-            name: row_normalised(gram(network(torch.from_numpy(log_mel))[1])).numpy()
+            name: row_normalised(gram(frames(network(torch.from_numpy(log_mel))[1][-1]))).numpy()
             for name, network in networks.items()
         }
     clips = []

@@ -1,31 +1,43 @@
 """Step 4: train one student, once for each of its seeds, from labels and the teacher's stored knowledge."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from joblib import cpu_count
 from torch import Tensor
 
+from iusp import models
 from iusp.config import Student, StudentTraining
-from iusp.distillation.losses import NEEDS, distillation_losses
+from iusp.distillation.losses import Distillation, Subject
+from iusp.distillation.skill import cluster_layers
 from iusp.files import code_digest, digest, read_json, sha256, work_folder
-from iusp.knowledge import read_knowledge
+from iusp.knowledge import Knowledge, ask, read_knowledge
+from iusp.models.layers import Tagger
 from iusp.parallel import worker_pool
 from iusp.records import Row
 from iusp.training import (
     Batch,
+    TrainingData,
     batches,
+    check_layers,
     epoch_order,
     label_loss,
+    layer_channels,
     new_network,
     read_training_data,
     train,
 )
+
+# SKILL: into so many clusters, by so many clips, the teacher's layers are divided.
+CLUSTERS = 2
+CLUSTERED_CLIPS = 256
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,8 @@ def run(
         Each seed's `config.json`.
 
     Raises:
-        InputError: labels, features and knowledge do not fit, or training diverges.
+        InputError: labels, features and knowledge do not fit, the network has fewer layers than are tapped, or training
+            diverges.
     """
     weights = student.loss_weights(common.weights)
     inputs: list[Any] = [
@@ -125,23 +138,54 @@ def _train(job: Job) -> dict[str, Any]:
     job.folder.mkdir(exist_ok=True)
     data = read_training_data(job.dataset, job.features, read_json(job.teacher / "config.json", "predicts")["predicts"])
     knowledge = read_knowledge(job.teacher, data)
-    network, description = new_network(
-        job.student.architecture, job.student.parameters, data, job.common.training, job.seed
-    )
+    config = job.common.training
+    network, description = new_network(job.student.architecture, job.student.parameters, data, config, job.seed)
     description |= {"method": job.student.method, "weights": job.weights, "teacher": knowledge.description["teacher"]}
+    tapped = job.student.tapped(job.common.layers)
+    for method, layers in tapped.items():
+        if method != "skill":  # which taps the teacher's layers
+            check_layers(f"layers.{method} of a {job.student.architecture}", layers, network, data)
+    names = job.student.knowledge_names(job.common.layers)
+    subject = _subject(network, data, knowledge, names, tapped.get("skill", ()))
+    distillation = Distillation(job.weights, tapped, job.common.temperature, subject).to(network.device)
+    teacher = models.load(job.teacher)[0].to(network.device) if job.common.knowledge == "online" else None
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        number = epoch % knowledge.views
-        known = {NEEDS[method]: knowledge.read(NEEDS[method], number) for method in job.weights}
         order = epoch_order(len(data.clips), job.seed, epoch)
-        size = job.common.training.batch_size
-        return batches(data, knowledge.view(number), order, size, network.device, known)
+        if teacher is None:
+            number = epoch % knowledge.views
+            known = {name: knowledge.read(name, number) for name in names}
+            yield from batches(data, knowledge.view(number), order, config.batch_size, network.device, known)
+        else:
+            view = knowledge.new_view(job.seed, epoch)
+            for batch in batches(data, view, order, config.batch_size, network.device, {}):
+                yield replace(batch, knowledge=ask(teacher, batch.log_mel, names))
 
-    def losses(logits: Tensor, frames: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         labels = {"labels": label_loss(logits, batch.targets, batch.mask)}
-        return labels | distillation_losses(logits, frames, batch.knowledge, job.weights, job.common.temperature)
+        return labels | distillation(logits, maps, batch.targets, batch.mask, batch.knowledge)
 
     def on_epoch(row: Row) -> None:
         _rows.put((job.seed, row))
 
-    return train(network, description, data, epoch_batches, losses, job.common.training, job.folder, on_epoch)
+    return train(network, description, data, epoch_batches, losses, config, job.folder, on_epoch, distillation)
+
+
+def _subject(
+    network: Tagger, data: TrainingData, knowledge: Knowledge, names: Sequence[str], clustered: Sequence[int]
+) -> Subject:
+    """Look up what the losses must know of student and teacher."""
+    teacher = {name: knowledge.read(name, 0).shape[1:] for name in names}
+    clusters: list[tuple[int, ...]] = []
+    if clustered:
+        similarities = np.stack([knowledge.read(f"similarity-{layer}", 0)[:CLUSTERED_CLIPS] for layer in clustered])
+        found = cluster_layers(torch.from_numpy(similarities.astype(np.float32)), min(CLUSTERS, len(clustered)))
+        clusters = [tuple(clustered[index] for index in cluster) for cluster in found]
+    columns = {tag: column for column, tag in enumerate(data.clips.tags)}
+    fine = data.taxonomy.fine
+    families = [
+        (columns[tag], [columns[name] for name in fine[category]])
+        for category, tag in data.taxonomy.coarse.items()
+        if tag in columns and set(fine[category]) <= set(columns)
+    ]
+    return Subject(layer_channels(network, data), len(columns), teacher, clusters, families)

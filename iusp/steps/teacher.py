@@ -17,6 +17,7 @@ from iusp.records import Row
 from iusp.training import (
     Batch,
     batches,
+    check_layers,
     epoch_order,
     label_loss,
     new_network,
@@ -53,11 +54,13 @@ def run(
         The teacher's `config.json`.
 
     Raises:
-        InputError: labels and features do not fit, or training diverges.
+        InputError: labels and features do not fit, the network has fewer layers than `config.layers` says, or training
+            diverges.
     """
     data = read_training_data(dataset, features, config.tags)
     network, description = new_network(config.architecture, config.parameters, data, config.training, config.seed)
     description["predicts"] = config.tags
+    check_layers(f"teacher.layers of a {config.architecture}", config.layers, network, data)
     device = network.device
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
@@ -65,7 +68,7 @@ def run(
         order = epoch_order(len(data.clips), config.seed, epoch)
         return batches(data, view, order, config.training.batch_size, device, {})
 
-    def losses(logits: Tensor, frames: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         return {"labels": label_loss(logits, batch.targets, batch.mask)}
 
     inputs = [config.model_dump(), augmentation.model_dump(), data.features.digest, sha256(dataset / "labels.parquet")]
@@ -73,5 +76,8 @@ def run(
     with work_folder(output, digest([*inputs, code_digest()])) if first else nullcontext(output) as folder:
         description = train(network, description, data, epoch_batches, losses, config.training, folder, on_epoch)
         if first:
-            write_knowledge(folder, network.eval(), data, augmentation.views, config.seed, config.views, progress)
+            names = config.knowledge_names
+            write_knowledge(
+                folder, network.eval(), data, augmentation.views, config.seed, config.views, names, progress
+            )
     return description
