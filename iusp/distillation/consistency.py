@@ -3,8 +3,8 @@ r"""Consistency: a coarse tag is as probable as the most probable of its fine ta
 .. math:: L = \frac{1}{B C} \sum_n \sum_c \left(p_{n,c} - \max_{f \in F_c} p_{n,f}\right)^2, \quad p = \sigma(z)
 
 with the fine tags F_c of category c. Needs no teacher: the taxonomy is the knowledge. Of I²KD, whose text was not at
-hand, only the idea is carried over, that predictions of different levels should agree. Where a sound's kind is unknown, the labels have a coarse tag
-and no fine one: the loss then pulls against them.
+hand, only the idea is carried over, that predictions of different levels should agree. Where a sound's kind is unknown,
+the labels have a coarse tag and no fine one: the loss then pulls against them.
 """
 
 from collections.abc import Sequence
