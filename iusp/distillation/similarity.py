@@ -32,3 +32,17 @@ def pooled_gram(matrix: Tensor, count: int) -> Tensor:
     Averaging is linear, P Q, so P Q (P Q)ᵀ = P (Q Qᵀ) Pᵀ: the frames themselves are not needed.
     """
     return pooled_frames(pooled_frames(matrix, count).transpose(1, 2), count)
+
+
+def centred_gram(matrix: Tensor) -> Tensor:
+    """Return the Gram matrices (…, T', T') of frames without their mean frame, H G H, from those of all frames.
+
+    With H = I − 1/T' a projection, H G H is no further off than G (Frobenius norm): by at most 2⁻¹¹ ‖G‖ after storage
+    in float16. Entries below 10⁻⁶ of the largest of G are float32's rounding and become zero, so that frames that are
+    all the same do not end up as unit rows of noise.
+    """
+    matrix = matrix.float()
+    rows = matrix.mean(dim=-1, keepdim=True)
+    centred = matrix - rows - matrix.mean(dim=-2, keepdim=True) + rows.mean(dim=-2, keepdim=True)
+    floor = 1e-6 * matrix.abs().amax(dim=(-2, -1), keepdim=True)
+    return torch.where(centred.abs() > floor, centred, 0.0)
