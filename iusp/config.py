@@ -237,8 +237,8 @@ class Teacher(Section):
     views: Count
     """Augmented views of every training clip for which the teacher's knowledge is stored."""
     knowledge: list[KnowledgeKind]
-    """What is stored: `logits` for kd, inter, non_target and multilevel; `similarity` for iusp and skill; `embedding` for
-    sp; `pooled` for vic; `attention` and `hints` (for fitnet)."""
+    """What is stored: `logits` for kd, inter, non_target and multilevel; `similarity` for iusp and skill; `embedding`
+    for sp; `pooled` for vic; `attention` for attention; `hints` for fitnet."""
     layers: Layers
     """Of which layers similarity, embedding, attention and hints are stored, counted from the last, which is 1."""
     training: Training
@@ -288,8 +288,7 @@ class Weights(Section):
 
 
 class TappedLayers(Section):
-    """Layers that a method compares, counted from the last, which is 1: the student's with the teacher's of the same
-    number."""
+    """Layers that each method taps, counted from the last, which is 1: the student's and the teacher's of a number."""
 
     sp: Layers
     iusp: Layers
@@ -549,13 +548,11 @@ class Settings(Section):
             if missing := set(student.knowledge_names(self.student.layers)) - set(self.teacher.knowledge_names):
                 kind, _, layer = min(missing).partition("-")
                 raise ValueError(
-                    f"students.{name}: {student.method} needs {kind}{layer and ' of layer '}{layer} of the teacher; add "
-                    f"it to teacher.knowledge{layer and ' and teacher.layers'}"
+                    f"students.{name}: {student.method} needs the teacher's {kind}{layer and ' of layer '}{layer}; "
+                    f"add it to teacher.knowledge{layer and ' and teacher.layers'}"
                 )
             if "consistency" in student.terms and self.teacher.tags != "both":
-                raise ValueError(
-                    f"students.{name}: consistency is between coarse and fine tags; set teacher.tags: both"
-                )
+                raise ValueError(f"students.{name}: consistency needs coarse and fine tags; set teacher.tags: both")
         return self
 
 

@@ -162,8 +162,9 @@ def _train(job: Job) -> dict[str, Any]:
                 yield replace(batch, knowledge=ask(teacher, batch.log_mel, names))
 
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        labels = {"labels": label_loss(logits, batch.targets, batch.mask)}
-        return labels | distillation(logits, maps, batch.targets, batch.mask, batch.knowledge)
+        terms = {"labels": label_loss(logits, batch.targets, batch.mask)}
+        terms.update(distillation(logits, maps, batch.targets, batch.mask, batch.knowledge))
+        return terms
 
     def on_epoch(row: Row) -> None:
         _rows.put((job.seed, row))
