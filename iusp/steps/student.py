@@ -135,6 +135,22 @@ def _connect(rows: "SimpleQueue[tuple[int, Row]]") -> None:
 
 def _train(job: Job) -> dict[str, Any]:
     """Train one seed in a process of its own."""
+    return learn(job, lambda row: _rows.put((job.seed, row)))
+
+
+def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
+    """Train one seed and write its weights, config and record into the job's folder.
+
+    Args:
+        job: what to do.
+        on_epoch: told of each row of the training record.
+
+    Returns:
+        The seed's `config.json`.
+
+    Raises:
+        InputError: as of `run`.
+    """
     job.folder.mkdir(exist_ok=True)
     data = read_training_data(job.dataset, job.features, read_json(job.teacher / "config.json", "predicts")["predicts"])
     knowledge = read_knowledge(job.teacher, data)
@@ -165,9 +181,6 @@ def _train(job: Job) -> dict[str, Any]:
         terms = {"labels": label_loss(logits, batch.targets, batch.mask)}
         terms.update(distillation(logits, maps, batch.targets, batch.mask, batch.knowledge))
         return terms
-
-    def on_epoch(row: Row) -> None:
-        _rows.put((job.seed, row))
 
     return train(network, description, data, epoch_batches, losses, config, job.folder, on_epoch, distillation)
 
