@@ -98,7 +98,8 @@ def by_sign(found: Iterable[tuple[str, int]]) -> str:
     for sign, said in ((1, "above zero"), (-1, "below zero"), (0, "not told from zero")):
         names = [name for name, own in found if own == sign]
         if names:
-            where = "everywhere" if len(names) == len(found) > 1 else f"at {'; '.join(names)}"
+            everywhere = "everywhere" if sign else "anywhere"
+            where = everywhere if len(names) == len(found) > 1 else f"at {'; '.join(names)}"
             words.append(f"{said} {where}")
     return ", and ".join(words)
 
