@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-shared test-containers lint format mlflow results readme lock clean images image-light \
+.PHONY: help run test test-shared test-containers lint format mlflow bench-science readme lock clean images image-light \
   image-cpu image-cuda image-sizes wheelhouse sbom
 
 # `docker build` must have BuildKit.
@@ -61,11 +61,11 @@ format: .venv/installed-dev ## Put the code into its format
 mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
 
-results: .venv/installed ## Train on the recordings in DATA=<folder> and write docs/results.md
-	$(BIN)/python benchmarks/results.py recordings $(DATA)
+bench-science: .venv/installed ## Compare all methods, also on DATA=<recordings>; write docs/results.md, docs/methods.md
+	$(BIN)/python -m benchmarks.science $(if $(DATA),--recordings $(DATA)) $(if $(QUICK),--quick)
 
 readme: run ## Write the figures of README.md
-	$(BIN)/python benchmarks/results.py readme
+	$(BIN)/python -m benchmarks.results
 
 images: image-light image-cpu ## Build the pipeline's images; image-cuda is cpu with torch's CUDA build
 

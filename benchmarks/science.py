@@ -1,7 +1,8 @@
 """Compare all methods of distillation on one teacher's knowledge, with enough seeds to tell.
 
-python -m benchmarks.science                 every run that benchmarks/science.csv does not hold yet; one to two hours
-python -m benchmarks.science --quick         a small part of the grid into data/science/quick.csv; ten minutes at most
+python -m benchmarks.science              every run that benchmarks/science.csv does not hold yet, about two hours on two
+                                          cores; then docs/results.md and docs/methods.md
+python -m benchmarks.science --quick      a small part of the grid into data/science/quick/, ten minutes at most
 
 The embedded data, and recordings in SONYC-UST's format where --recordings names a folder, go through the steps dataset,
 features and teacher, as `dvc repro` would do. Then students are trained: first each method's weight is searched, all
@@ -15,17 +16,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from shutil import ignore_patterns
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from joblib import cpu_count
+from numpy.typing import NDArray
+from scipy.special import expit, logit
 from torch import Tensor
 
+from benchmarks.results import machine
+from benchmarks.science_report import write
 from iusp import models
 from iusp.augmentation import View, augment
 from iusp.config import Augmentation, Config, Student, load
@@ -33,8 +40,9 @@ from iusp.console import readable_failures, shown_progress
 from iusp.distillation.losses import Distillation
 from iusp.features import read_features
 from iusp.files import atomic, digest
-from iusp.knowledge import ask, read_knowledge, write_knowledge
+from iusp.knowledge import Knowledge, ask, read_knowledge, write_knowledge
 from iusp.metrics import score
+from iusp.models.layers import Tagger
 from iusp.parallel import worker_pool
 from iusp.progress import Progress
 from iusp.scoring import score_table, truth_table
@@ -47,29 +55,29 @@ RECORD = ROOT / "benchmarks" / "science.csv"
 WORK = ROOT / "data" / "science"
 
 SIZES = {"tiny": ("cnn_lstm", 3500), "small": ("plain", 7000), "large": ("cnn_lstm", 95_000)}
+KINDS = ["logits", "pooled", "similarity", "embedding", "attention", "hints"]
 SEARCHED = "small"
 CORE = ("labels", "kd", "sp", "iusp", "iusp+kd")
 # Values of λ that are tried, of the learning rate for labels alone, and for a combination of the weight of its first
 # term beside the others' own best. The same number for each.
-SEARCH: dict[str, tuple[float, ...]] = {
-    "labels": (0.005, 0.01, 0.02, 0.04),
-    "kd": (1, 3, 10, 30),
-    "sp": (10, 30, 100, 300),
-    "iusp": (10, 30, 100, 300),
-    "iusp_centred": (1, 3, 10, 30),
-    "iusp_scales": (10, 30, 100, 300),
-    "skill": (10, 30, 100, 300),
-    "attention": (30, 100, 300, 1000),
-    "fitnet": (0.3, 1, 3, 10),
-    "vic": (0.03, 0.1, 0.3, 1),
-    "inter": (0.1, 0.3, 1, 3),
-    "non_target": (1, 3, 10, 30),
-    "multilevel": (1, 3, 10, 30),
-    "iusp+kd": (3, 10, 30, 100),
-    "sp+kd": (10, 30, 100, 300),
-    "attention+kd": (30, 100, 300, 1000),
+SEARCH: dict[str, tuple[float, float, float]] = {
+    "labels": (0.005, 0.01, 0.02),
+    "kd": (3, 10, 30),
+    "sp": (30, 100, 300),
+    "iusp": (10, 30, 100),
+    "iusp_centred": (1, 3, 10),
+    "iusp_scales": (10, 30, 100),
+    "skill": (10, 30, 100),
+    "attention": (100, 300, 1000),
+    "fitnet": (0.3, 1, 3),
+    "vic": (0.03, 0.1, 0.3),
+    "inter": (0.1, 0.3, 1),
+    "non_target": (3, 10, 30),
+    "multilevel": (3, 10, 30),
+    "iusp+kd": (10, 30, 100),
+    "sp+kd": (30, 100, 300),
 }
-SEARCH_SEEDS = (1000, 1001)
+SEARCH_SEED = 1000
 SEEDS, CORE_SEEDS = range(5), range(10)
 """Of all methods, and of the core where the effect is near its spread."""
 
@@ -89,6 +97,12 @@ class Run:
     augmentation: str = "light"
     epochs: int = 20
     batch_size: int = 32
+
+    @property
+    def knowledge(self) -> str:
+        """What the teacher was asked: about views of this augmentation, or what the variant says."""
+        variants = {"ensemble": "ensemble", "clean knowledge": "heavy-clean", "tags both": "both"}
+        return variants.get(self.variant, self.augmentation)
 
 
 RESULTS = (
@@ -135,106 +149,107 @@ def prepare(config: Config, name: str, progress: Progress) -> World:
         dataset.run(config.dataset, world.dataset, world.folder / "recordings", progress)
     if not world.features.exists():
         features.run(config.features, world.dataset, world.folder / "recordings", world.features, progress)
-    _teach(config, world, "light", progress)
-    views = config.augmentation.views
-    clean = views.model_copy(update={"roll": False, "gain_db": 0.0})
-    _ask_about(config, world, "clean", clean, 1, progress)
-    _ask_about(config, world, "heavy", config.augmentation.teacher, config.teacher.views, progress)
+    _teach(config, world, "light", progress, knowledge=KINDS, layers=[1, 2, 3, 4])
     return world
 
 
+def know(config: Config, world: World, kind: str, progress: Progress) -> None:
+    """Make a kind of knowledge, if it is not there: about other views, of other teachers, of other tags."""
+    if world.teacher(kind).exists():
+        return
+    views = config.augmentation.views
+    if kind == "clean":
+        _ask_about(config, world, kind, views.model_copy(update={"roll": False, "gain_db": 0.0}), 1, progress)
+    elif kind == "heavy":
+        _ask_about(config, world, kind, config.augmentation.teacher, config.teacher.views, progress)
+    elif kind == "heavy-clean":
+        know(config, world, "heavy", progress)
+        _ask_without_masks(world, kind, progress)
+    elif kind == "ensemble":
+        _average_teachers(config, world, kind, progress)
+    else:
+        _teach(config, world, kind, progress, tags=kind, knowledge=["logits"], layers=[1])
+
+
 def _teach(config: Config, world: World, kind: str, progress: Progress, **changes: Any) -> None:
-    output = world.teacher(kind)
-    settings = config.teacher.model_copy(
-        update={
-            "knowledge": ["logits", "pooled", "similarity", "embedding", "attention", "hints"],
-            "layers": [1, 2, 3, 4],
-        }
-        | changes
-    )
+    output, settings = world.teacher(kind), config.teacher.model_copy(update=changes)
+
+    def told(row: Mapping[str, Any]) -> None:
+        progress(f"{world.name}: teacher {kind}", int(row["epoch"]), settings.training.epochs)
+
     if not output.exists():
-
-        def told(row: Mapping[str, Any]) -> None:
-            progress(f"{world.name}: teacher {kind}", int(row["epoch"]), settings.training.epochs)
-
         teacher.run(settings, config.augmentation, world.dataset, world.features, output, progress, told)
 
 
-def _data(world: World, kind: str = "light") -> TrainingData:
-    predicts = json.loads((world.teacher(kind) / "config.json").read_text())["predicts"]
+def _data(world: World) -> TrainingData:
+    predicts = json.loads((world.teacher("light") / "config.json").read_text())["predicts"]
     return read_training_data(world.dataset, world.features, predicts)
 
 
-def _same_teacher(world: World, kind: str) -> Path | None:
-    """Copy the teacher, without its knowledge, to a folder to write other knowledge into; None where that was done."""
-    output = world.teacher(kind)
-    if output.exists():
-        return None
-    work = output.with_name(f".{kind}.part")
+@contextmanager
+def _same_teacher(world: World, kind: str, *ignored: str) -> Iterator[Path]:
+    """Yield a folder with the teacher, but for files of a name, that becomes its folder of this kind of knowledge."""
+    work = world.folder / f"{kind}.part"
     shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(world.teacher("light"), work, ignore=shutil.ignore_patterns("knowledge"))
-    return work
+    source = world.teacher("heavy" if kind == "heavy-clean" else "light")
+    shutil.copytree(source, work, ignore=ignore_patterns(*ignored))
+    yield work
+    work.rename(world.teacher(kind))
 
 
 def _ask_about(config: Config, world: World, kind: str, views: Augmentation, count: int, progress: Progress) -> None:
     """Ask the teacher about other views."""
-    if (work := _same_teacher(world, kind)) is not None:
-        data, names = _data(world), ["logits", "similarity-1", "embedding-1"]
-        network = models.load(work)[0]
-        write_knowledge(work, network, data, views, config.teacher.seed, count, names, progress)
-        work.rename(world.teacher(kind))
+    with _same_teacher(world, kind, "knowledge") as folder:
+        network = models.load(folder)[0]
+        names = ("logits", "similarity-1", "embedding-1")
+        write_knowledge(folder, network, _data(world), views, config.teacher.seed, count, names, progress)
 
 
-def average_teachers(config: Config, world: World, progress: Progress) -> None:
-    """Average the knowledge of three teachers: probabilities, and similarities."""
+def _ask_without_masks(world: World, kind: str, progress: Progress) -> None:
+    """Replace what the teacher knows of heavy views by what it knows of them without masks and mixup."""
+    with _same_teacher(world, kind) as folder:
+        data, network = _data(world), models.load(folder)[0]
+        knowledge = read_knowledge(folder, data)
+        for number in range(knowledge.views):
+            view = knowledge.view(number)
+            share, no_masks = np.ones_like(view.share), view.time_masks[:, :0]
+            whole = replace(view, share=share, time_masks=no_masks, band_masks=no_masks)
+            for name, array in _answers(network, data, whole, "logits", "similarity-1", "embedding-1").items():
+                _put(knowledge, name, number, array)
+            progress(f"{world.name}: clean knowledge", number + 1, knowledge.views)
+
+
+def _average_teachers(config: Config, world: World, kind: str, progress: Progress) -> None:
+    """Replace probabilities and similarities by their averages over three teachers."""
     for seed in (1, 2):
-        _teach(config, world, f"seed-{seed}", progress, seed=seed, knowledge=["logits", "similarity"], layers=[1])
-    if (work := _same_teacher(world, "ensemble")) is not None:
+        _teach(config, world, f"seed-{seed}", progress, seed=seed, views=1)
+    with _same_teacher(world, kind) as folder:
         data = _data(world)
-        own = read_knowledge(world.teacher("light"), data)
-        shutil.copytree(own.folder, work / "knowledge", ignore=shutil.ignore_patterns("*.npy"))
-        others = [models.load(world.teacher(f"seed-{seed}"))[0] for seed in (1, 2)]
-        for number in range(own.views):
-            answers = [{name: own.read(name, number).astype(np.float32) for name in ("logits", "similarity-1")}]
-            answers += [_answers(network, data, own.view(number), ("logits", "similarity-1")) for network in others]
-            probability = np.mean([1 / (1 + np.exp(-one["logits"])) for one in answers], axis=0).clip(1e-6, 1 - 1e-6)
-            folder = work / "knowledge" / f"view-{number:03d}"
-            np.save(folder / "logits.npy", np.log(probability / (1 - probability)).astype(np.float16))
-            np.save(
-                folder / "similarity-1.npy",
-                np.mean([one["similarity-1"] for one in answers], axis=0, dtype=np.float32).astype(np.float16),
-            )
-            progress(f"{world.name}: ensemble", number + 1, own.views)
-        work.rename(world.teacher("ensemble"))
+        knowledge = read_knowledge(folder, data)
+        teachers = [models.load(world.teacher(name))[0] for name in ("light", "seed-1", "seed-2")]
+        for number in range(knowledge.views):
+            view = knowledge.view(number)
+            answers = [_answers(network, data, view, "logits", "similarity-1") for network in teachers]
+            probability = np.mean([expit(one["logits"]) for one in answers], axis=0)
+            _put(knowledge, "logits", number, logit(probability.clip(1e-6, 1 - 1e-6)))
+            _put(knowledge, "similarity-1", number, np.mean([one["similarity-1"] for one in answers], axis=0))
+            progress(f"{world.name}: ensemble", number + 1, knowledge.views)
 
 
-def ask_about_clean_views(world: World, progress: Progress) -> None:
-    """Keep what the teacher knows of the heavy views without their masks and mixup."""
-    if (work := _same_teacher(world, "heavy-clean")) is not None:
-        data, network = _data(world), models.load(work)[0]
-        heavy = read_knowledge(world.teacher("heavy"), data)
-        shutil.copytree(heavy.folder, work / "knowledge", ignore=shutil.ignore_patterns("*.npy"))
-        for number in range(heavy.views):
-            view = heavy.view(number)
-            whole = replace(
-                view,
-                share=np.ones_like(view.share),
-                time_masks=view.time_masks[:, :0],
-                band_masks=view.band_masks[:, :0],
-            )
-            for name, array in _answers(network, data, whole, ("logits", "similarity-1", "embedding-1")).items():
-                np.save(work / "knowledge" / f"view-{number:03d}" / f"{name}.npy", array.astype(np.float16))
-            progress(f"{world.name}: clean knowledge", number + 1, heavy.views)
-        work.rename(world.teacher("heavy-clean"))
-
-
-def _answers(network: models.Tagger, data: TrainingData, view: View, names: Sequence[str]) -> dict[str, np.ndarray]:
-    answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
+def _answers(network: Tagger, data: TrainingData, view: View, *names: str) -> dict[str, NDArray[np.float32]]:
+    """Ask a teacher about a whole view."""
+    answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     for rows in np.array_split(np.arange(len(data.clips)), -(-len(data.clips) // 64)):
         log_mel, _, _ = augment(view, data.clips, rows, data.features.mean)
         for name, tensor in ask(network, log_mel, names).items():
             answers[name].append(tensor.numpy())
     return {name: np.concatenate(parts) for name, parts in answers.items()}
+
+
+def _put(knowledge: Knowledge, name: str, view: int, array: NDArray[np.floating[Any]]) -> None:
+    path = knowledge.folder / f"view-{view:03d}" / f"{name}.npy"
+    path.unlink()
+    np.save(path, array.astype(np.float16))
 
 
 # One training
@@ -272,10 +287,6 @@ class _Decaying(Distillation):
         return {name: (1 - self.done / self.steps) * loss for name, loss in super().forward(*arguments).items()}
 
 
-# By variant: which knowledge is used, and what else differs.
-KNOWLEDGE = {"ensemble": "ensemble", "clean knowledge": "heavy-clean", "tags both": "both"}
-
-
 def train(run: Run, world: World, config: Config) -> dict[str, Any]:
     """Train one student in a process of its own and return its row of the CSV."""
     architecture, parameters = SIZES[run.student]
@@ -302,8 +313,8 @@ def train(run: Run, world: World, config: Config) -> dict[str, Any]:
         update={"training": optimisation, "knowledge": "online" if run.variant == "online" else "cached"}
     )
     folder = Path(mkdtemp(dir=world.folder))
-    knowledge = world.teacher(KNOWLEDGE.get(run.variant, run.augmentation))
-    job = student.Job(settings, weights, common, run.seed, world.dataset, world.features, knowledge, folder / "network")
+    taught = world.teacher(run.knowledge)
+    job = student.Job(settings, weights, common, run.seed, world.dataset, world.features, taught, folder / "network")
     _Decaying.steps = run.epochs * (1500 // run.batch_size)
     student.Distillation = _Decaying if run.variant == "decay" else Distillation  # type: ignore[misc]
     start = time.process_time()
@@ -335,108 +346,87 @@ class Record:
         """Tell whether a run has been made."""
         return any(all(row[name] == value for name, value in asdict(run).items()) for row in self.rows)
 
-    def best(self, data: str, method: str) -> dict[str, Any]:
-        """Return the row of the search whose weights and learning rate are best on validate, on average."""
+    def best(self, method: str) -> dict[str, Any]:
+        """Return the weights and the learning rate that are best on validate."""
         table = pd.DataFrame(self.rows)
-        table = table[(table["stage"] == "search") & (table["data"] == data) & (table["method"] == method)]
+        table = table[(table["stage"] == "search") & (table["method"] == method) & (table["data"] == "embedded")]
         means = table.groupby(["weights", "learning_rate"], sort=False)["validate_micro_auprc"].mean()
         weights, rate = means.idxmax()
         return {"weights": json.loads(weights), "learning_rate": float(rate)}
 
 
 def searches(record: Record, data: str, methods: Iterable[str]) -> Iterator[Run]:
-    """Return the runs of the search; those of combinations and of λ stand on earlier ones."""
-    for method in methods:
+    """Return the runs of the search, on the embedded data; those of combinations and of λ stand on earlier ones."""
+    for method in methods if data == "embedded" else ():
         first, *others = method.split("+")
         for value in SEARCH[method]:
             if method == "labels":
                 weights, rate = {}, float(value)
             else:
-                rate = record.best(data, "labels")["learning_rate"]
-                weights = {other: record.best(data, other)["weights"][other] for other in others}
+                rate = record.best("labels")["learning_rate"]
+                weights = {other: record.best(other)["weights"][other] for other in others}
                 weights = {first: float(value)} | weights
-            for seed in SEARCH_SEEDS:
-                yield Run("search", data, SEARCHED, method, json.dumps(weights), rate, seed)
+            yield Run("search", data, SEARCHED, method, json.dumps(weights), rate, SEARCH_SEED)
 
 
-def chosen(record: Record, data: str, method: str) -> dict[str, Any]:
-    """Return the searched settings of a method, as columns."""
-    rate = record.best(data, "labels")["learning_rate"]
-    return {"weights": json.dumps(record.best(data, method)["weights"]), "learning_rate": rate}
+# Settings of a method, as columns.
+Chosen = Callable[[str], dict[str, Any]]
 
 
-def mains(record: Record, data: str, methods: Iterable[str], seeds: Iterable[int]) -> Iterator[Run]:
+def searched(record: Record) -> Chosen:
+    """Return the settings that the search chose."""
+
+    def chosen(method: str) -> dict[str, Any]:
+        rate = record.best("labels")["learning_rate"]
+        return {"weights": json.dumps(record.best(method)["weights"]), "learning_rate": rate}
+
+    return chosen
+
+
+def usual(config: Config) -> Chosen:
+    """Return the settings of params.yaml."""
+
+    def chosen(method: str) -> dict[str, Any]:
+        weights = {term: getattr(config.student.weights, term) for term in method.split("+") if term != "labels"}
+        return {"weights": json.dumps(weights), "learning_rate": config.student.training.learning_rate}
+
+    return chosen
+
+
+def mains(
+    chosen: Chosen, data: str, methods: Iterable[str], seeds: Iterable[int], sizes: Iterable[str] = tuple(SIZES)
+) -> Iterator[Run]:
     """Return the runs of the main comparison."""
     for seed in seeds:
-        for size in SIZES:
+        for size in sizes:
             for method in methods:
-                yield Run("main", data, size, method, seed=seed, **chosen(record, data, method))
+                yield Run("main", data, size, method, seed=seed, **chosen(method))
 
 
-def regimes(record: Record, data: str, seeds: Iterable[int]) -> Iterator[Run]:
+def regimes(chosen: Chosen, data: str, seeds: Iterable[int]) -> Iterator[Run]:
     """Return the runs of the core methods in other regimes."""
-    changes = [{"augmentation": "clean"}, {"augmentation": "heavy"}, {"batch_size": 64}, {"epochs": 60}]
-    for change in changes:
-        for seed in seeds:
+    changes = [{"augmentation": "clean"}, {"augmentation": "heavy"}, {"batch_size": 64}, {"epochs": 40}]
+    for seed in seeds:
+        for change in changes:
             for method in CORE:
-                run = Run("regime", data, SEARCHED, method, seed=seed, **chosen(record, data, method))
+                run = Run("regime", data, SEARCHED, method, seed=seed, **chosen(method))
                 yield replace(run, **change)
 
 
-def variants(record: Record, data: str, seeds: Iterable[int]) -> Iterator[Run]:
+def variants(chosen: Chosen, data: str, seeds: Iterable[int]) -> Iterator[Run]:
     """Return the runs of what goes beyond the paper and is no method of its own."""
     for seed in seeds:
         for method in ("iusp", "kd"):
-            run = Run("variant", data, SEARCHED, method, seed=seed, **chosen(record, data, method))
+            run = Run("variant", data, SEARCHED, method, seed=seed, **chosen(method))
             yield replace(run, variant="online")
             yield replace(run, variant="ensemble")
             yield replace(run, variant="clean knowledge", augmentation="heavy")
             if method == "iusp":
                 yield replace(run, variant="layers")
             yield replace(run, variant="decay")
-        rate = record.best(data, "labels")["learning_rate"]
+        rate = chosen("labels")["learning_rate"]
         for method, weights in (("labels", {}), ("consistency", {"consistency": 1.0})):
             yield Run("variant", data, SEARCHED, method, json.dumps(weights), rate, seed, variant="tags both")
-
-
-def study(record: Record, config: Config, sources: Mapping[str, Path | None], workers: int, progress: Progress) -> None:
-    """Make every run that the record does not hold."""
-    worlds = {name: prepare(_with_source(config, source), name, progress) for name, source in sources.items()}
-    for world in worlds.values():
-        average_teachers(config, world, progress)
-        ask_about_clean_views(world, progress)
-        _teach(config, world, "both", progress, tags="both", knowledge=["logits"], layers=[1])
-        add_teacher(record, world)
-    singles = [method for method in SEARCH if "+" not in method]
-    combinations = [method for method in SEARCH if "+" in method]
-    waves: list[Callable[[str], Iterator[Run]]] = [
-        lambda data: searches(record, data, ["labels"]),
-        lambda data: searches(record, data, singles[1:]),
-        lambda data: searches(record, data, combinations),
-        lambda data: mains(record, data, CORE, SEEDS),
-        lambda data: mains(record, data, [method for method in SEARCH if method not in CORE], SEEDS),
-        lambda data: regimes(record, data, SEEDS),
-        lambda data: mains(record, data, CORE, CORE_SEEDS),
-        lambda data: variants(record, data, SEEDS),
-    ]
-    with worker_pool(workers) as pool:
-        for number, wave in enumerate(waves):
-            runs = [run for data in worlds for run in wave(data) if not record.has(run)]
-            futures = [pool.submit(train, run, worlds[run.data], config) for run in runs]
-            for done, future in enumerate(as_completed(futures), start=1):
-                row = future.result()
-                record.add(row)
-                progress(f"part {number + 1} of {len(waves)}", done, len(runs), _line(row))
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    name = f"{row['data']} {row['student']} {row['method']} {row['variant']}".rstrip()
-    return f"{name} {row['weights']} seed {row['seed']}: validate {row['validate_micro_auprc']:.3f}"
-
-
-def _with_source(config: Config, source: Path | None) -> Config:
-    changes = {} if source is None else {"source": "folder", "path": str(source)}
-    return config.model_copy(update={"dataset": config.dataset.model_copy(update=changes)})
 
 
 def add_teacher(record: Record, world: World) -> None:
@@ -446,19 +436,67 @@ def add_teacher(record: Record, world: World) -> None:
         record.add(asdict(run) | {"cpu_seconds": 0.0} | measured(world.teacher("light"), world))
 
 
+Wave = Callable[[str], Iterable[Run]]
+
+
+def whole_grid(record: Record) -> list[Wave]:
+    """Return the parts of the study, each as a function of a data set; later ones stand on earlier ones' results."""
+    singles = [method for method in SEARCH if "+" not in method]
+    combinations = [method for method in SEARCH if "+" in method]
+    chosen = searched(record)
+    return [
+        lambda data: searches(record, data, ["labels"]),
+        lambda data: searches(record, data, singles[1:]),
+        lambda data: searches(record, data, combinations),
+        lambda data: mains(chosen, data, CORE, SEEDS),
+        lambda data: regimes(chosen, data, SEEDS),
+        lambda data: mains(chosen, data, [method for method in SEARCH if method not in CORE], SEEDS),
+        lambda data: mains(chosen, data, CORE, CORE_SEEDS),
+        lambda data: variants(chosen, data, SEEDS) if data == "embedded" else (),
+    ]
+
+
+def study(record: Record, worlds: Mapping[str, World], config: Config, waves: Sequence[Wave], workers: int) -> None:
+    """Make every run that the record does not hold, and show how far it is."""
+    with shown_progress() as progress, worker_pool(workers) as pool:
+        for number, wave in enumerate(waves, start=1):
+            runs = [run for data in worlds for run in wave(data) if not record.has(run)]
+            for run in runs:
+                know(config, worlds[run.data], run.knowledge, progress)
+            futures = [pool.submit(train, run, worlds[run.data], config) for run in runs]
+            for done, future in enumerate(as_completed(futures), start=1):
+                row = future.result()
+                record.add(row)
+                progress(f"part {number} of {len(waves)}", done, len(runs), _line(row))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    name = f"{row['data']} {row['student']} {row['method']} {row['variant']}".rstrip()
+    return f"{name} {row['weights']} seed {row['seed']}: validate {row['validate_micro_auprc']:.3f}"
+
+
 def main() -> None:
-    """Run the study and show how far it is."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small part of the grid")
     parser.add_argument("--recordings", type=Path, help="folder in SONYC-UST's format")
     parser.add_argument("--workers", type=int, default=cpu_count(), help="trainings at once, a thread each")
     arguments = parser.parse_args()
-    config = load(ROOT / "params.yaml")
-    sources: dict[str, Path | None] = {"embedded": None}
-    if arguments.recordings:
-        sources[arguments.recordings.name] = arguments.recordings
-    with readable_failures(), shown_progress() as progress:
-        study(Record(RECORD), config, sources, arguments.workers, progress)
+    with readable_failures():
+        config = load(ROOT / "params.yaml")
+        record = Record(WORK / "quick" / "science.csv" if arguments.quick else RECORD)
+        sources = {"embedded": config}
+        if arguments.recordings and not arguments.quick:
+            changes = {"source": "folder", "path": str(arguments.recordings)}
+            dataset_section = config.dataset.model_copy(update=changes)
+            sources[arguments.recordings.resolve().name] = config.model_copy(update={"dataset": dataset_section})
+        with shown_progress() as progress:
+            worlds = {name: prepare(source, name, progress) for name, source in sources.items()}
+        for world in worlds.values():
+            add_teacher(record, world)
+        quick: list[Wave] = [lambda data: mains(usual(config), data, CORE, range(2), ("tiny", "small"))]
+        study(record, worlds, config, quick if arguments.quick else whole_grid(record), arguments.workers)
+        write(record.path, WORK / "quick" if arguments.quick else ROOT / "docs", machine())
 
 
 if __name__ == "__main__":
