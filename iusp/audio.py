@@ -102,7 +102,7 @@ def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
         BadAudio: the file cannot be decoded.
     """
     with _opened(path) as file:
-        blocks = [block.mean(axis=1) for block in _blocks(file)]
+        blocks = [block.mean(axis=1) if file.channels > 1 else block[:, 0] for block in _blocks(file)]
         return np.concatenate([np.empty(0, np.float32), *blocks]), file.samplerate
 
 
@@ -118,8 +118,10 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 def _blocks(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
     """Yield blocks (n, channels) until the file's real end, which may come before the one that its header states."""
     frames = max(1, BLOCK_VALUES // file.channels)
-    while len(block := file.read(frames, dtype="float32", always_2d=True)):
-        yield block
+    # NumPy turns 16 bit into the same numbers several times as fast as libsndfile.
+    short = file.subtype == "PCM_16"
+    while len(block := file.read(frames, dtype="int16" if short else "float32", always_2d=True)):
+        yield block * np.float32(2**-15) if short else block
 
 
 def _check_header(file: soundfile.SoundFile, min_seconds: float, max_seconds: float) -> None:

@@ -1,12 +1,14 @@
 """The front-end: a waveform of any rate to log-mel frames."""
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from iusp.config import Features
-from iusp.torchaudio_transforms import MelSpectrogram, Resample
+from iusp.torchaudio_transforms import melscale_fbanks
 
 
 def frame_count(config: Features) -> int:
@@ -19,25 +21,55 @@ def clip_length(config: Features) -> int:
     return round(config.clip_seconds * config.sample_rate)
 
 
+@dataclass(frozen=True)
+class _Transform:
+    """The front-end at one sample rate.
+
+    Attributes:
+        length: samples of a clip.
+        frames: first samples of the frames, of a clip with half a window before it.
+        window: float32 (W,).
+        mel: float32 (bins, M); power spectrum up to the highest band to mel power.
+    """
+
+    length: int
+    frames: slice | Tensor
+    window: Tensor
+    mel: Tensor
+
+
 @lru_cache(maxsize=8)
-def _resample(source: int, target: int) -> Resample:
-    return Resample(source, target)
-
-
-@lru_cache(maxsize=2)
-def _mel(config: Features) -> MelSpectrogram:
-    return MelSpectrogram(
-        sample_rate=config.sample_rate,
-        n_fft=config.window_length,
-        hop_length=config.hop_length,
-        f_min=config.low_hz,
-        f_max=config.high_hz,
-        n_mels=config.mel_bands,
+def _transform(config: Features, sample_rate: int) -> _Transform:
+    size = _window_size(config.window_length * sample_rate / config.sample_rate)
+    hop, rest = divmod(config.hop_length * sample_rate, config.sample_rate)
+    count = frame_count(config)
+    starts = (torch.arange(count, dtype=torch.float64) * config.hop_length * sample_rate / config.sample_rate).round()
+    bins = size // 2 + 1
+    # Beyond the highest band there is nothing to sum.
+    used = math.ceil(config.high_hz * size / sample_rate)
+    return _Transform(
+        length=round(clip_length(config) * sample_rate / config.sample_rate),
+        frames=starts.long() if rest else slice(0, count * hop, hop),
+        window=torch.hann_window(size),
+        mel=melscale_fbanks(bins, config.low_hz, config.high_hz, config.mel_bands, sample_rate)[:used]
+        # Power grows with the square of the window's samples: of a tone by itself, of noise with the bins in a band.
+        * (config.window_length / size) ** 2,
     )
+
+
+def _window_size(samples: float) -> int:
+    """Return `samples` if it is even, else the nearest even number whose FFT is fast (within 0.3 % at usual rates)."""
+    if samples % 2 == 0:
+        return int(samples)
+    even = range(2, 2 * math.ceil(samples), 2)
+    return min((size for size in even if (2 * 3 * 5 * 7 * 11) ** 14 % size == 0), key=lambda size: abs(size - samples))
 
 
 def log_mel(samples: Tensor, sample_rate: int, config: Features) -> Tensor:
     """Compute log-mel features of one clip.
+
+    Spectra are taken at the clip's own rate, in windows of the same duration at any rate. Nothing is resampled, so that
+    nothing is folded into the bands or lost at their upper end.
 
     Args:
         samples: mono float32 (n,) in [-1, 1].
@@ -46,15 +78,19 @@ def log_mel(samples: Tensor, sample_rate: int, config: Features) -> Tensor:
 
     Returns:
         float32 (T, M): natural logarithm of the mel power (HTK scale, Hann window) plus `log_offset`, of the clip
-        resampled, then zero-padded or cut to `clip_seconds`.
+        zero-padded or cut to `clip_seconds`.
     """
-    length = clip_length(config)
-    # Cut before resampling: a long recording must not cost more than a clip. One second is ample for the filter's edge.
-    samples = samples[: round((config.clip_seconds + 1) * sample_rate)]
-    # The filter bank has as many filters as the rates have in common too little: 44,101 Hz would take 1 GB. Rounded to
-    # 50 Hz, no pitch moves by more than 0.6 % (at 4 kHz; 0.06 % at 44.1 kHz).
-    sample_rate = round(sample_rate / 50) * 50
-    if sample_rate != config.sample_rate:
-        samples = _resample(sample_rate, config.sample_rate)(samples)
-    samples = torch.nn.functional.pad(samples[:length], (0, max(0, length - samples.numel())))
-    return torch.log(_mel(config)(samples) + config.log_offset).T
+    transform = _transform(config, sample_rate)
+    size, bins = len(transform.window), len(transform.mel)
+    edge = size // 2
+    samples = samples[: transform.length]
+    padded = samples.new_empty(transform.length + size)
+    padded[edge : edge + len(samples)] = samples
+    padded[edge + len(samples) :] = 0
+    # Reflected at both ends.
+    padded[:edge] = padded[edge + 1 : size + 1].flip(0)
+    padded[-edge:] = padded[-size - 1 : -edge - 1].flip(0)
+    frames = padded.unfold(0, size, 1)[transform.frames]
+    spectrum = torch.fft.rfft(frames * transform.window)[:, :bins]
+    power = spectrum.real.square() + spectrum.imag.square()
+    return torch.log(power @ transform.mel + config.log_offset)

@@ -1,8 +1,8 @@
 """The one place that imports torchaudio.
 
 The registry's torchaudio wheel holds a compiled extension that is linked against CUDA, so with a CPU build of torch
-``import torchaudio`` raises OSError. Its transforms are pure PyTorch and need none of it. Where the extension cannot be
-loaded, an empty stand-in takes its place first; where it can, nothing is changed.
+``import torchaudio`` raises OSError. What we use of it is pure PyTorch and needs none of it. Where the extension cannot
+be loaded, an empty stand-in takes its place first; where it can, nothing is changed.
 """
 
 import sys
@@ -19,11 +19,11 @@ def _extension_stand_in() -> ModuleType:
 
 
 try:
-    from torchaudio.transforms import MelSpectrogram, Resample
+    from torchaudio.functional import melscale_fbanks
 except OSError:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
         del sys.modules[name]
     sys.modules["torchaudio._extension"] = _extension_stand_in()
-    from torchaudio.transforms import MelSpectrogram, Resample
+    from torchaudio.functional import melscale_fbanks
 
-__all__ = ["MelSpectrogram", "Resample"]
+__all__ = ["melscale_fbanks"]

@@ -1,6 +1,5 @@
 """One training loop for teachers and students: exactly resumable, and the same bytes from the same seed on the CPU."""
 
-import ctypes
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from iusp.config import TagSet, Training
 from iusp.errors import InputError
 from iusp.features import FeatureSet, LabelledClips, labelled_clips, read_features
 from iusp.files import atomic
+from iusp.memory import keep_memory
 from iusp.metrics import score
 from iusp.models.layers import Tagger
 from iusp.records import Row
@@ -221,18 +221,6 @@ def predict(network: Tagger, log_mel: NDArray[np.float16], batch_size: int = 64)
     return torch.cat(scores).numpy().astype(np.float64)
 
 
-def _keep_memory() -> None:
-    """Have glibc keep what is freed.
-
-    It hands large tensors back to the kernel at each step and has them faulted in again, which takes up to half of a
-    small network's step. Other C libraries have no such switch.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest that it takes
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-
-
 def _read_checkpoint(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
     """Load on every rank what the first finds; None where there is none."""
     there = distributed.rank() == 0 and checkpoint.exists()
@@ -291,7 +279,7 @@ def train(
         InputError: training diverges, or a batch has fewer clips than there are ranks.
     """
     device, first = network.device, distributed.rank() == 0
-    _keep_memory()
+    keep_memory()
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Filling memory that is overwritten anyway costs time and changes nothing.

@@ -19,6 +19,7 @@ from iusp.features import features_digest, open_packed, read_table
 from iusp.files import atomic, digest, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
+from iusp.memory import keep_memory
 from iusp.parallel import worker_pool
 from iusp.progress import Progress
 
@@ -140,7 +141,7 @@ def _read_index(config: Features, dataset: Path) -> tuple[pd.DataFrame, str]:
 def _extract_all(shards: list[Shard], config: Features, progress: Progress, workers: int) -> None:
     missing = [shard for shard in shards if not shard.output.exists()]
     done = len(shards) - len(missing)
-    with worker_pool(workers, torch.set_num_threads, (1,)) as pool:
+    with worker_pool(workers, _begin) as pool:
         for _ in pool.map(_extract, missing, [config] * len(missing)):
             done += 1
             progress("features", done, len(shards))
@@ -183,6 +184,11 @@ def _shards(index: pd.DataFrame, audio: Path, folder: Path, clips_per_shard: int
             part = clips.iloc[start : start + clips_per_shard]
             paths = [audio / name for name in part["audio_filename"]]
             yield Shard(split, paths, part["sha256"].tolist(), folder / f"{split}-{start:09d}.npy")
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    keep_memory()
 
 
 def _extract(shard: Shard, config: Features) -> None:
