@@ -58,8 +58,8 @@ SIZES = {"tiny": ("cnn_lstm", 3500), "small": ("plain", 7000), "large": ("cnn_ls
 KINDS = ["logits", "pooled", "similarity", "embedding", "attention", "hints"]
 SEARCHED = "small"
 CORE = ("labels", "kd", "sp", "iusp", "iusp+kd")
-# Values of λ that are tried, of the learning rate for labels alone, and for a combination of the weight of its first
-# term beside the others' own best. The same number for each.
+# Values of λ that are tried first, of the learning rate for labels alone, and for a combination of the weight of its
+# first term beside the others' own best. Where the best is at an edge, one beyond it is tried, and once more.
 SEARCH: dict[str, tuple[float, float, float]] = {
     "labels": (0.005, 0.01, 0.02),
     "kd": (3, 10, 30),
@@ -77,6 +77,7 @@ SEARCH: dict[str, tuple[float, float, float]] = {
     "iusp+kd": (10, 30, 100),
     "sp+kd": (30, 100, 300),
 }
+BEYOND = 10**0.5
 SEARCH_SEED = 1000
 SEEDS, CORE_SEEDS = range(5), range(10)
 """Of all methods, and of the core where the effect is near its spread."""
@@ -359,7 +360,7 @@ def searches(record: Record, data: str, methods: Iterable[str]) -> Iterator[Run]
     """Return the runs of the search, on the embedded data; those of combinations and of λ stand on earlier ones."""
     for method in methods if data == "embedded" else ():
         first, *others = method.split("+")
-        for value in SEARCH[method]:
+        for value in _values(record, method):
             if method == "labels":
                 weights, rate = {}, float(value)
             else:
@@ -367,6 +368,22 @@ def searches(record: Record, data: str, methods: Iterable[str]) -> Iterator[Run]
                 weights = {other: record.best(other)["weights"][other] for other in others}
                 weights = {first: float(value)} | weights
             yield Run("search", data, SEARCHED, method, json.dumps(weights), rate, SEARCH_SEED)
+
+
+def _values(record: Record, method: str) -> list[float]:
+    """Return the values to try of what is searched: the first ones, or one beyond the edge where the best is."""
+    tried: dict[float, float] = {}
+    for row in record.rows:
+        if (row["stage"], row["data"], row["method"]) == ("search", "embedded", method):
+            weights = json.loads(row["weights"])
+            value = weights[method.split("+")[0]] if weights else row["learning_rate"]
+            tried[value] = row["validate_micro_auprc"]
+    if not set(SEARCH[method]) <= set(tried):
+        return [float(value) for value in SEARCH[method]]
+    best = max(tried, key=lambda value: tried[value])
+    if best == min(tried):
+        return [float(f"{best / BEYOND:.1g}")]
+    return [float(f"{best * BEYOND:.1g}")] if best == max(tried) else []
 
 
 # Settings of a method, as columns.
@@ -445,9 +462,9 @@ def whole_grid(record: Record) -> list[Wave]:
     combinations = [method for method in SEARCH if "+" in method]
     chosen = searched(record)
     return [
-        lambda data: searches(record, data, ["labels"]),
-        lambda data: searches(record, data, singles[1:]),
-        lambda data: searches(record, data, combinations),
+        *[lambda data: searches(record, data, ["labels"])] * 3,
+        *[lambda data: searches(record, data, singles[1:])] * 3,
+        *[lambda data: searches(record, data, combinations)] * 3,
         lambda data: mains(chosen, data, CORE, SEEDS),
         lambda data: regimes(chosen, data, SEEDS),
         lambda data: mains(chosen, data, [method for method in SEARCH if method not in CORE], SEEDS),
