@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_layers_follow_each_other(architecture):
     # What reaches the logits has gone through every layer: none is a side branch.
     network = trained(architecture)
     _, maps = network(spectrograms())
-    for earlier, later in zip(maps, maps[1:], strict=False):
+    for earlier, later in pairwise(maps):
         (gradient,) = torch.autograd.grad(later.square().sum(), earlier, retain_graph=True)
         assert gradient.abs().max() > 0
 
