@@ -291,13 +291,19 @@ class TappedLayers(Section):
     """Layers that each method taps, counted from the last, which is 1: the student's and the teacher's of a number."""
 
     sp: Layers
+    """Whose frames make a clip's vector."""
     iusp: Layers
+    """Whose frames are compared."""
     iusp_centred: Layers
+    """Whose frames are compared."""
     iusp_scales: Layers
+    """Whose frames are compared."""
     skill: Layers
     """The teacher's, which are clustered; a cluster teaches the student's layer of the number of its last one."""
     attention: Layers
+    """Whose activity is compared."""
     fitnet: Layers
+    """Whose frames are regressed."""
     inter: Layers
     """The student's, which get a head each."""
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from iusp.config import Config, load
+from iusp.config import METHODS, PER_LAYER, Config, TappedLayers, Weights, load
 from iusp.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +52,45 @@ def test_the_projects_own_file_is_read() -> None:
         (("students", "small", "method"), "iusp+labels", "method 'iusp+labels' must be labels, or some of"),
         (("students", "small", "method"), "kd+kd", "method 'kd+kd' must be labels, or some of"),
         (("students", "small", "weights"), {"kd": 2}, "weights of kd, which method 'iusp' does not use"),
+        (("students", "small", "method"), "dkd", "method 'dkd' must be labels, or some of kd, sp, iusp, iusp_centred,"),
+        (("students", "small", "weights"), {"dkd": 2}, "weights of dkd, which method 'iusp' does not use"),
+        (("students", "small", "weights"), {"iusp": -1}, "students.small.weights.iusp"),
+        (("students", "small", "layers"), {"sp": [1]}, "layers of sp, which method 'iusp' does not use"),
+        (("students", "small_kd", "layers"), {"kd": [1]}, "layers of kd, which method 'kd' does not use"),
+        (("students", "small", "layers"), {"iusp": []}, "students.small.layers.iusp"),
+        (("students", "small", "layers"), {"iusp": [0]}, "students.small.layers.iusp.0"),
+        (
+            ("students", "small", "layers"),
+            {"iusp": [1, 2]},
+            "students.small: iusp needs the teacher's similarity of layer 2; "
+            "add it to teacher.knowledge and teacher.layers",
+        ),
+        (
+            ("students", "small_kd", "method"),
+            "vic",
+            "students.small_kd: vic needs the teacher's pooled; add it to teacher.knowledge",
+        ),
+        (
+            ("students", "small_kd", "method"),
+            "kd+fitnet",
+            "students.small_kd: kd+fitnet needs the teacher's hints of layer 1; "
+            "add it to teacher.knowledge and teacher.layers",
+        ),
+        (
+            ("students", "small_kd", "method"),
+            "consistency",
+            "students.small_kd: consistency needs coarse and fine tags; set teacher.tags: both",
+        ),
+        (
+            ("teacher", "knowledge"),
+            ["logits", "similarity"],
+            "students.small_sp: sp needs the teacher's embedding of layer 1",
+        ),
+        (("teacher", "knowledge"), ["logits", "frames"], "teacher.knowledge.1"),
+        (("teacher", "layers"), [], "teacher.layers"),
+        (("student", "layers", "inter"), [-1], "student.layers.inter.0"),
+        (("student", "layers", "kd"), [1], "student.layers.kd: no such key"),
+        (("student", "knowledge"), "live", "student.knowledge"),
         (("students", "small", "seeds"), [1, 1], "seeds [1, 1] must differ"),
         (("students", "small", "seeds"), [], "students.small.seeds"),
         (("students", "../up"), {}, "students.../up"),
@@ -133,6 +172,28 @@ def test_weights_of_a_student_override_the_common_ones(params: dict) -> None:
     }
     config = Config.model_validate(params)
     assert config.students["a"].loss_weights(config.student.weights) == {"kd": 3.0, "iusp": 30.0}
+
+
+def test_layers_of_a_student_override_the_common_ones(params: dict) -> None:
+    params["teacher"] |= {"layers": [3, 1], "tags": "both"}
+    small = params["students"]["small"]
+    small |= {"method": "inter+consistency+sp+iusp", "layers": {"sp": [3, 1]}}
+    config = Config.model_validate(params)
+    student, common = config.students["small"], config.student.layers
+    assert student.tapped(common) == {"sp": [3, 1], "iusp": [1], "inter": [2]}
+    # The heads of `inter` are on the student's layers: of the teacher only the logits are needed.
+    assert student.knowledge_names(common) == ["embedding-1", "embedding-3", "logits", "similarity-1"]
+    assert config.teacher.knowledge_names == [
+        "logits",
+        *("similarity-3", "similarity-1"),
+        *("embedding-3", "embedding-1"),
+    ]
+
+
+def test_every_method_has_a_weight_and_layers_where_its_knowledge_has() -> None:
+    assert set(Weights.model_fields) == set(METHODS)
+    layered = {method for method, kind in METHODS.items() if kind in PER_LAYER}
+    assert set(TappedLayers.model_fields) == layered | {"inter"}
 
 
 def test_a_key_may_stand_once(tmp_path: Path) -> None:

@@ -7,11 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from iusp.distillation.iusp import iusp_loss
+from iusp.config import METHODS, Student, TappedLayers
+from iusp.distillation.attention import attention_loss
+from iusp.distillation.consistency import consistency_loss
+from iusp.distillation.fitnet import fitnet_loss, hints
+from iusp.distillation.inter import inter_loss
+from iusp.distillation.iusp import centred_iusp_loss, iusp_loss, scaled_iusp_loss
 from iusp.distillation.kd import kd_loss
-from iusp.distillation.losses import NEEDS, distillation_losses
+from iusp.distillation.losses import Distillation, Subject
+from iusp.distillation.multilevel import multilevel_loss
+from iusp.distillation.non_target import non_target_loss
 from iusp.distillation.similarity import gram, pooled_frames, pooled_gram, row_normalised
+from iusp.distillation.skill import skill_loss
 from iusp.distillation.sp import clip_embedding, sp_loss
+from iusp.distillation.vic import vic_loss
+from iusp.maps import frames, pooled
 from iusp.models import ARCHITECTURES, build
 
 quick = settings(max_examples=25, deadline=None)
@@ -309,36 +319,141 @@ def test_sp_on_embeddings_is_close_to_sp_on_frames():
     assert hashed == pytest.approx(exact, rel=0.1)
 
 
-def test_weighted_losses_by_name():
-    logits, frames = randn(4, 5).float(), rand(4, 6, 3).float()
-    knowledge = {
-        "logits": randn(4, 5, seed=1).half(),
-        "embedding": rand(4, 9, seed=1).half(),
-        "similarity": gram(rand(4, 6, 3, seed=1)).half(),
+# All methods together, on three layers of student and teacher.
+
+LAYERS = {name: [1, 3] for name in TappedLayers.model_fields} | {"skill": [1, 2, 3]}
+# The cluster of the teacher's layers 3 and 2 teaches the student's layer 2.
+SUBJECT = Subject(
+    channels=(2, 3, 4),
+    tags=5,
+    teacher={"logits": (5,), "pooled": (7,), "hints-1": (6, 7), "hints-3": (6, 3)},
+    clusters=[(3, 2), (1,)],
+    families=[(0, (1, 2)), (3, (4,))],
+)
+MAPS = tuple(randn(4, channels, time, 3, seed=time).relu().float() for channels, time in ((2, 12), (3, 8), (4, 6)))
+LOGITS = 2 * randn(4, 5).float()
+TARGETS, MASK = (rand(4, 5, seed=3) > 0.6).float(), rand(4, 5, seed=4) > 0.3
+KNOWN = {"logits": 2 * randn(4, 5, seed=1).half(), "pooled": rand(4, 7, seed=1).half()}
+for _layer in (1, 2, 3):
+    KNOWN |= {
+        f"similarity-{_layer}": gram(rand(4, 6, 3, seed=_layer)).half(),
+        f"embedding-{_layer}": rand(4, 9, seed=10 + _layer).half(),
+        f"attention-{_layer}": rand(4, 6, 2, seed=20 + _layer).half(),
+        f"hints-{_layer}": rand(4, 6, {1: 7, 2: 5, 3: 3}[_layer], seed=30 + _layer).half(),
     }
-    found = distillation_losses(logits, frames, knowledge, {"kd": 0.5, "sp": 3.0, "iusp": 7.0}, 2.0)
-    assert list(found) == ["kd", "sp", "iusp"]
-    assert found["kd"] == 0.5 * kd_loss(logits, knowledge["logits"].float(), 2.0)
-    assert found["sp"] == 3 * sp_loss(frames, knowledge["embedding"].float())
-    assert found["iusp"] == 7 * iusp_loss(frames, knowledge["similarity"].float())
-    assert distillation_losses(logits, frames, {}, {}, 2.0) == {}
-    for method, name in NEEDS.items():
-        alone = distillation_losses(logits, frames, {name: knowledge[name]}, {method: 1.0}, 2.0)
-        assert list(alone) == [method]
-        assert torch.isfinite(alone[method])
+TRAINED = {"fitnet": "regressors", "inter": "heads", "vic": "projections"}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_frames_are_the_maps_at_their_time(architecture):
+def distillation(*methods, weight=1.0, layers=LAYERS):
     torch.manual_seed(0)
-    network = build(architecture, ARCHITECTURES[architecture].WIDTHS[0], 8, 16).eval()
-    log_mel = randn(2, 64, 16).float()
-    with torch.inference_mode():
-        _, frames = network(log_mel)
-        maps = network.maps(log_mel[:, None])
-    for clip in range(2):
-        for time in range(frames.shape[1]):
-            assert torch.equal(frames[clip, time], maps[clip, :, time].flatten())
+    return Distillation(dict.fromkeys(methods, weight), layers, 2.0, SUBJECT)
+
+
+def by_hand(method, parts):
+    """Return one loss by its pure function; `parts` has the trained parts."""
+    known = {name: array.float() for name, array in KNOWN.items()}
+
+    def mean(loss):
+        return (loss(1) + loss(3)) / 2
+
+    return {
+        "kd": lambda: kd_loss(LOGITS, known["logits"], 2.0),
+        "non_target": lambda: non_target_loss(LOGITS, known["logits"], TARGETS, 2.0),
+        "multilevel": lambda: multilevel_loss(LOGITS, known["logits"], 2.0),
+        "inter": lambda: inter_loss(
+            [parts.heads["1"](pooled(MAPS[2])), parts.heads["3"](pooled(MAPS[0]))], TARGETS, MASK, known["logits"], 2.0
+        ),
+        "vic": lambda: vic_loss(parts.projections["pooled"](pooled(MAPS[2])), known["pooled"]),
+        "sp": lambda: mean(lambda layer: sp_loss(frames(MAPS[3 - layer]), known[f"embedding-{layer}"])),
+        "iusp": lambda: mean(lambda layer: iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])),
+        "iusp_centred": lambda: mean(
+            lambda layer: centred_iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])
+        ),
+        "iusp_scales": lambda: mean(
+            lambda layer: scaled_iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])
+        ),
+        "attention": lambda: mean(lambda layer: attention_loss(MAPS[3 - layer], known[f"attention-{layer}"])),
+        "fitnet": lambda: mean(
+            lambda layer: fitnet_loss(parts.regressors[str(layer)](hints(MAPS[3 - layer])), known[f"hints-{layer}"])
+        ),
+        "skill": lambda: skill_loss(
+            [frames(MAPS[1]), frames(MAPS[2])],
+            [
+                torch.stack([known["similarity-3"], known["similarity-2"]], dim=1),
+                known["similarity-1"].unsqueeze(1),
+            ],
+        ),
+        "consistency": lambda: consistency_loss(LOGITS, (0, 3), ((1, 2), (4,))),
+    }[method]()
+
+
+@pytest.mark.parametrize(
+    "methods", [*((method,) for method in METHODS), ("iusp", "kd"), ("fitnet", "vic", "inter", "sp"), tuple(METHODS)]
+)
+def test_weighted_losses_are_the_pure_ones_averaged_over_layers(methods):
+    losses = distillation(*methods, weight=3.0)
+    found = losses(LOGITS, MAPS, TARGETS, MASK, KNOWN)
+    assert list(found) == list(methods)
+    for method in methods:
+        assert found[method].item() == pytest.approx(3 * by_hand(method, losses).item(), rel=1e-6)
+        assert found[method].item() > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_labels_alone_have_no_distillation_and_a_weight_of_zero_no_loss(method):
+    assert distillation()(LOGITS, MAPS, TARGETS, MASK, {}) == {}
+    assert distillation(method, weight=0.0)(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_needs_no_knowledge_but_its_own(method):
+    student = Student(architecture="plain", parameters=7000, method=method, seeds=[0])
+    names = student.knowledge_names(TappedLayers(**LAYERS))
+    assert {name.partition("-")[0] for name in names} == {METHODS[method]} - {None}
+    alone = distillation(method)(LOGITS, MAPS, TARGETS, MASK, {name: KNOWN[name] for name in names})
+    assert alone[method] == distillation(method)(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trained_parts_belong_to_three_methods_and_learn(method):
+    losses = distillation(method)
+    parts = {name.split(".")[0] for name, _ in losses.named_parameters()}
+    assert parts == ({TRAINED[method]} if method in TRAINED else set())
+    if parts:
+        losses(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method].backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in losses.parameters())
+
+
+def test_trained_parts_have_the_sizes_of_student_and_teacher():
+    losses = distillation(*METHODS)
+    shapes = {name: tuple(tensor.shape) for name, tensor in losses.state_dict().items() if name.endswith("weight")}
+    assert shapes == {
+        "regressors.1.weight": (7, 4),
+        "regressors.3.weight": (3, 2),
+        "heads.1.weight": (5, 4),
+        "heads.3.weight": (5, 2),
+        "projections.pooled.weight": (7, 4),
+    }
+
+
+def test_a_cluster_of_layers_that_the_student_lacks_teaches_its_first():
+    losses = distillation("skill")
+    _, last = MAPS[1:]
+    found = losses(LOGITS, (last,), TARGETS, MASK, KNOWN)["skill"]
+    similarities = [KNOWN[f"similarity-{layer}"].float() for layer in (3, 2, 1)]
+    expected = skill_loss([frames(last)] * 2, [torch.stack(similarities[:2], dim=1), similarities[2].unsqueeze(1)])
+    assert found == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_losses_are_in_float32_of_bfloat16_maps(method):
+    half = distillation(method)(LOGITS.bfloat16(), [layer.bfloat16() for layer in MAPS], TARGETS, MASK, KNOWN)[method]
+    rounded = distillation(method)(
+        LOGITS.bfloat16().float(), [layer.bfloat16().float() for layer in MAPS], TARGETS, MASK, KNOWN
+    )[method]
+    assert half.dtype == torch.float32
+    # The mean over time and bands of `pooled` is that of autocast: bfloat16.
+    assert half.item() == pytest.approx(rounded.item(), rel=1e-2 if method in ("vic", "inter") else 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +469,7 @@ def test_late_sounds_do_not_reach_early_frames(architecture, radius):
     changed = log_mel.clone()
     changed[:, 64:] += randn(1, 64, 16, seed=1).float()
     with torch.inference_mode():
-        difference = (network(changed)[1] - network(log_mel)[1]).abs().amax(dim=(0, 2))
+        difference = (network(changed)[1][-1] - network(log_mel)[1][-1]).abs().amax(dim=(0, 1, 3))
     # Output frame j is centred on input frame 8 j and sees `radius` frames to either side.
     centre = 8 * np.arange(len(difference))
     assert (difference[centre + radius < 64] == 0).all()

@@ -92,7 +92,8 @@ def test_two_ranks_train_what_one_process_trains(alone, together):
 def test_knowledge_is_that_of_one_process_to_the_byte(world, together, tmp_path):
     shutil.copy(together / "weights.safetensors", tmp_path)
     network, _ = models.load(together)
-    write_knowledge(tmp_path, network, training_data(world), AUGMENTATION.views, CONFIG.seed, CONFIG.views, silent)
+    views, names = AUGMENTATION.views, CONFIG.knowledge_names
+    write_knowledge(tmp_path, network, training_data(world), views, CONFIG.seed, CONFIG.views, names, silent)
     assert tree(tmp_path / "knowledge") == tree(together / "knowledge")
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ from iusp import models
 from iusp.config import Features
 from iusp.cost import multiply_accumulates
 from iusp.errors import InputError
+from iusp.maps import frames
 
 ARCHITECTURES = list(models.ARCHITECTURES)
 BUDGETS = {"residual": 320_000, "vggish": 90_000, "mobilenetv2": 300_000, "plain": 7000, "separable": 6000}
 BUDGETS["cnn_lstm"] = 20_000
-STRIDES = {"residual": (8, 16), "vggish": (16, 16), "mobilenetv2": (8, 16), "plain": (8, 16), "separable": (8, 16)}
 FEATURES = Features(
     sample_rate=16000,
     clip_seconds=10.0,
@@ -32,8 +33,8 @@ def smallest(architecture, tags=31, bands=16):
     return models.build(architecture, models.ARCHITECTURES[architecture].WIDTHS[0], tags, bands)
 
 
-def spectrograms(count=3, frames=40, bands=16, seed=0):
-    return torch.randn(count, frames, bands, generator=torch.Generator().manual_seed(seed)) * 3 - 5
+def spectrograms(count=3, length=40, bands=16, seed=0):
+    return torch.randn(count, length, bands, generator=torch.Generator().manual_seed(seed)) * 3 - 5
 
 
 def trained(architecture, **shape):
@@ -72,19 +73,77 @@ def refused(folder):
     return message
 
 
+# Channels, frames and bands of each layer of the smallest network, for 251 frames of 64 bands.
+HALVED = ((126, 32), (63, 16), (32, 8), (32, 4))
+LAYERS = {
+    "residual": [(8 * factor, *size) for factor, size in zip((1, 2, 4, 8), HALVED, strict=True)],
+    "vggish": [(4 * factor, *size) for factor, size in zip((1, 2, 4, 8), (*HALVED[:3], (16, 4)), strict=True)],
+    "mobilenetv2": [
+        *[(8, 126, 32)] * 2,
+        (8, 63, 16),
+        (8, 32, 8),
+        *[(8, 32, 4)] * 3,
+        (16, 32, 4),
+        (64, 32, 4),
+    ],
+    "plain": [(4 * factor, *size) for factor, size in zip((1, 1, 2, 3), HALVED, strict=True)],
+    "separable": [(4 * factor, *size) for factor, size in zip((1, 2, 4, 8), HALVED, strict=True)],
+    "cnn_lstm": [(1, 32, 16), (4, 32, 1)],
+}
+
+
 @pytest.mark.parametrize("tags", [8, 31])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_shapes(architecture, tags):
     network = smallest(architecture, tags, bands=64).eval()
     with torch.inference_mode():
-        logits, frames = network(spectrograms(2, 251, 64))
-        maps = network.maps(spectrograms(2, 251, 64)[:, None])
+        logits, maps = network(spectrograms(2, 251, 64))
     assert logits.shape == (2, tags)
-    expected = 32 if architecture != "vggish" else 16
-    assert frames.shape == (2, expected, maps.shape[1] * maps.shape[3])
-    if architecture in STRIDES:
-        assert maps.shape[3] == 64 // STRIDES[architecture][1]
-    assert frames.dtype == torch.float32
+    assert [tuple(layer.shape) for layer in maps] == [(2, *shape) for shape in LAYERS[architecture]]
+    assert {layer.dtype for layer in maps} == {torch.float32}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_come_from_the_last_layer_at_mean_and_maximum_over_time(architecture):
+    network = trained(architecture)
+    with torch.inference_mode():
+        logits, maps = network(spectrograms())
+        energy = maps[-1].double().mean(dim=3)
+        expected = (energy.mean(dim=2) + energy.max(dim=2).values) @ network.head.weight.double().T
+    torch.testing.assert_close(logits.double(), expected + network.head.bias.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_follow_each_other(architecture):
+    # What reaches the logits has gone through every layer: none is a side branch.
+    network = trained(architecture)
+    _, maps = network(spectrograms())
+    for earlier, later in pairwise(maps):
+        (gradient,) = torch.autograd.grad(later.square().sum(), earlier, retain_graph=True)
+        assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "count"),
+    [
+        ("residual", 16, 305_992),
+        ("vggish", 8, 71_296),
+        ("mobilenetv2", 35, 295_128),
+        ("plain", 8, 5568),
+        ("separable", 8, 4136),
+        ("cnn_lstm", 7, 17_046),
+    ],
+)
+def test_frozen_widths_and_parameter_counts(architecture, width, count):
+    assert models.width_for(architecture, BUDGETS[architecture], 8, 64) == width
+    assert models.parameter_count(models.build(architecture, width, 8, 64)) == count
+
+
+def test_frames_keep_their_time():
+    maps = spectrograms(2, 3 * 5, 4).reshape(2, 3, 5, 4)
+    for clip in range(2):
+        for time in range(5):
+            assert torch.equal(frames(maps)[clip, time], maps[clip, :, time].flatten())
 
 
 @pytest.mark.parametrize("bands", [8, 13, 40])
@@ -92,11 +151,10 @@ def test_shapes(architecture, tags):
 def test_any_number_of_bands_and_frames(architecture, bands):
     network = smallest(architecture, 8, bands).eval()
     with torch.inference_mode():
-        for frames in (1, 9, 26):
-            logits, shown = network(spectrograms(2, frames, bands))
+        for length in (1, 9, 26):
+            logits, maps = network(spectrograms(2, length, bands))
             assert torch.isfinite(logits).all()
-            assert shown.shape[0] == 2
-            assert shown.shape[1] >= 1
+            assert all(layer.shape[0] == 2 and min(layer.shape) >= 1 for layer in maps)
 
 
 @pytest.mark.parametrize("tags", [8, 31])
@@ -148,8 +206,9 @@ def test_a_saved_network_comes_back_to_the_bit(tmp_path, architecture):
         assert tensor.dtype == state[name].dtype
         assert torch.equal(tensor, state[name])
     with torch.inference_mode():
-        for found, expected in zip(loaded(spectrograms()), network(spectrograms()), strict=True):
-            assert torch.equal(found, expected)
+        (logits, maps), (expected, layers) = loaded(spectrograms()), network(spectrograms())
+    assert torch.equal(logits, expected)
+    assert all(map(torch.equal, maps, layers))
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
@@ -245,11 +304,12 @@ def test_clips_of_a_batch_do_not_see_each_other(architecture):
     network = trained(architecture)
     clips = spectrograms(4)
     with torch.inference_mode():
-        logits, frames = network(clips)
+        logits, maps = network(clips)
         for number in range(4):
-            alone = network(clips[number : number + 1])
-            torch.testing.assert_close(alone[0][0], logits[number], rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(alone[1][0], frames[number], rtol=1e-3, atol=1e-4)
+            alone, layers = network(clips[number : number + 1])
+            torch.testing.assert_close(alone[0], logits[number], rtol=1e-3, atol=1e-4)
+            for layer, expected in zip(layers, maps, strict=True):
+                torch.testing.assert_close(layer[0], expected[number], rtol=1e-3, atol=1e-4)
         assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 

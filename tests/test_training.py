@@ -15,13 +15,23 @@ import torch
 import iusp
 from iusp import models
 from iusp.augmentation import augment, draw_view
-from iusp.config import Augmentation, Augmentations, Student, StudentTraining, Teacher, Training, Weights
-from iusp.distillation.losses import NEEDS, distillation_losses
-from iusp.distillation.similarity import gram
+from iusp.config import (
+    METHODS,
+    Augmentation,
+    Augmentations,
+    Student,
+    StudentTraining,
+    TappedLayers,
+    Teacher,
+    Training,
+    Weights,
+)
+from iusp.distillation.losses import Distillation, Subject
+from iusp.distillation.skill import cluster_layers
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
 from iusp.features import read_features
-from iusp.knowledge import EMBEDDING_DIMENSIONS, read_knowledge
+from iusp.knowledge import EMBEDDING_DIMENSIONS, ask, read_knowledge
 from iusp.labels import SPLITS
 from iusp.progress import silent
 from iusp.steps import student, teacher
@@ -59,15 +69,33 @@ TRAINING = Training(
     device="cpu",
     threads=1,
 )
-TEACHER = Teacher(architecture="plain", parameters=7000, tags="both", seed=0, views=3, training=TRAINING)
+TEACHER = Teacher(
+    architecture="plain",
+    parameters=7000,
+    tags="both",
+    seed=0,
+    views=3,
+    knowledge=["logits", "pooled", "similarity", "embedding", "attention", "hints"],
+    layers=[1, 2, 3],
+    training=TRAINING,
+)
 VIEWS = Augmentation(
     roll=True, gain_db=3.0, mixup=0.4, time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=2
 )
 AUGMENTATION = Augmentations(teacher=VIEWS.model_copy(update={"mixup": 0.8, "gain_db": 0.0}), views=VIEWS)
-COMMON = StudentTraining(weights=Weights(kd=1.0, sp=30.0, iusp=20.0), temperature=2.0, training=TRAINING)
+COMMON = StudentTraining(
+    weights=Weights(**dict.fromkeys(METHODS, 1.0) | {"sp": 30.0, "iusp": 20.0}),
+    layers=TappedLayers(**{method: [1] for method in TappedLayers.model_fields} | {"skill": [1, 2, 3]}),
+    temperature=2.0,
+    knowledge="cached",
+    training=TRAINING,
+)
 STUDENT = Student(architecture="cnn_lstm", parameters=1500, method="iusp+kd+sp", seeds=[0, 5])
 ALONE = STUDENT.model_copy(update={"seeds": [0]})
-LONG = Student(architecture="plain", parameters=2500, method="iusp+kd+sp", seeds=[0])
+LONG = Student(architecture="plain", parameters=2500, method="iusp+kd+sp+fitnet+inter+vic", seeds=[0])
+# Weights so small that a method only watches what the labels teach.
+WATCHING = 1e-6
+EARLIER = {method: [1, 3] for method in TappedLayers.model_fields} | {"skill": [1, 2, 3]}
 LONG_COMMON = changed(COMMON, epochs=30, patience=30, precision="bfloat16")
 
 
@@ -181,7 +209,7 @@ def test_a_teacher_is_the_same_bytes_again(world, taught, tmp_path):
     assert tree(tmp_path / "teacher") == tree(taught)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
     expected = {"weights.safetensors", "config.json", "record.csv", "knowledge/knowledge.json"}
-    expected |= {f"knowledge/view-00{view}/{name}.npy" for view in range(3) for name in NEEDS.values()}
+    expected |= {f"knowledge/view-00{view}/{name}.npy" for view in range(3) for name in SHAPES}
     assert set(tree(taught)) == expected
 
 
@@ -269,6 +297,10 @@ def test_a_killed_student_goes_on(world, taught, long_learnt, tmp_path):
     work = kill(tmp_path, "student", world, taught, output)
     checkpoint = torch.load(work / "seed-0" / "checkpoint.pt", weights_only=True)
     assert 2 <= len(checkpoint["state"]["record"]) < 30
+    assert {name.split(".")[0] for name in checkpoint["auxiliary"]} == {"regressors", "heads", "projections"}
+    # What is trained beside the network is optimised with it: a weight and a bias of each of the three.
+    parameters = len(list(models.load(long_learnt / "seed-0")[0].parameters()))
+    assert len(checkpoint["optimiser"]["state"]) == parameters + 6
     epochs = []
     learn(world, taught, output, LONG, LONG_COMMON, on_epoch=lambda seed, row: epochs.append(row["epoch"]))
     assert epochs == list(range(1, 31))
@@ -373,8 +405,9 @@ def test_every_loss_of_a_student_falls_also_in_bfloat16(taught, long_learnt, dat
     # Soft labels cost their own entropy even to a student that knows all.
     knowledge = read_knowledge(taught, data)
     soft = torch.from_numpy(np.stack([knowledge.read("logits", number) for number in range(3)])).float() / 2
-    rows["loss_kd"] -= 4 * torch.nn.functional.binary_cross_entropy_with_logits(soft, soft.sigmoid()).item()
-    for name in ("loss_labels", "loss_kd", "loss_sp", "loss_iusp"):
+    entropy = 4 * torch.nn.functional.binary_cross_entropy_with_logits(soft, soft.sigmoid()).item()
+    rows[["loss_kd", "loss_inter"]] -= entropy
+    for name in ("loss_labels", *(f"loss_{term}" for term in LONG.terms)):
         assert 0 < rows[name].iloc[-3:].mean() < 0.9 * rows[name].iloc[0], name
 
 
@@ -427,24 +460,66 @@ def test_a_network_says_what_it_is(world, taught, learnt, data):
     assert description["teacher"] == knowledge["teacher"]
 
 
-def test_the_first_row_is_the_losses_by_hand(world, taught, data, tmp_path):
-    # One step an epoch, so that the first epoch's losses are those of the untrained network.
-    common = changed(COMMON, epochs=1, batch_size=24)
-    config = STUDENT.model_copy(update={"seeds": [3], "weights": {"sp": 7.0}})
+@pytest.mark.parametrize("source", ["cached", "online"])
+def test_each_row_is_the_losses_by_hand(world, taught, data, tmp_path, source):
+    # One step an epoch, and next to no learning, so that each epoch's losses are those of the untrained network.
+    common = changed(COMMON, batch_size=24, learning_rate=1e-12).model_copy(update={"knowledge": source})
+    methods = "iusp+kd+sp+skill+consistency"
+    config = LONG.model_copy(update={"method": methods, "seeds": [3], "weights": {"sp": 7.0}, "layers": {"sp": [1, 3]}})
     learn(world, taught, tmp_path / "student", config, common)
-    row = record(tmp_path / "student" / "seed-3").iloc[0]
+    names = config.knowledge_names(common.layers)
+    assert names == ["embedding-1", "embedding-3", "logits", "similarity-1", "similarity-2", "similarity-3"]
     knowledge = read_knowledge(taught, data)
-    network, _ = new_network("cnn_lstm", 1500, data, common.training, 3)
-    order = epoch_order(24, 3, 0)
-    log_mel, targets, mask = augment(knowledge.view(0), data.clips, order, data.features.mean)
-    logits, frames = network.train()(log_mel)
-    known = {name: torch.from_numpy(knowledge.read(name, 0)[order]) for name in NEEDS.values()}
-    weights = {"kd": 1.0, "sp": 7.0, "iusp": 20.0}
-    expected = {"labels": label_loss(logits, targets, mask)}
-    expected |= distillation_losses(logits, frames, known, weights, common.temperature)
-    for name, loss in expected.items():
-        assert row[f"loss_{name}"] == pytest.approx(loss.item(), rel=1e-5)
-        assert loss.item() > 1e-4
+    network, _ = new_network("plain", 2500, data, common.training, 3)
+    weights = {"kd": 1.0, "sp": 7.0, "iusp": 20.0, "skill": 1.0, "consistency": 1.0}
+    tapped = {"sp": [1, 3], "iusp": [1], "skill": [1, 2, 3]}
+    stored = np.stack([knowledge.read(f"similarity-{layer}", 0) for layer in (1, 2, 3)]).astype(np.float32)
+    clusters = [[1 + index for index in cluster] for cluster in cluster_layers(torch.from_numpy(stored), 2)]
+    tags = data.clips.tags
+    families = [
+        (tags.index(tag), [tags.index(fine) for fine in TAXONOMY.fine[category]])
+        for category, tag in TAXONOMY.coarse.items()
+    ]
+    distillation = Distillation(weights, tapped, 2.0, Subject([], 31, {}, clusters, families))
+    for epoch, row in record(tmp_path / "student" / "seed-3").iterrows():
+        order = epoch_order(24, 3, epoch)
+        # Online, views are those that a teacher of this seed would be trained on.
+        number = epoch % 3
+        view = knowledge.view(number) if source == "cached" else draw_view(VIEWS, 3, "training", epoch, data.shape)
+        log_mel, targets, mask = augment(view, data.clips, order, data.features.mean)
+        logits, maps = network.train()(log_mel)
+        if source == "cached":
+            known = {name: torch.from_numpy(knowledge.read(name, number)[order]) for name in names}
+        else:
+            known = ask(models.load(taught)[0], log_mel, names)
+        expected = {"labels": label_loss(logits, targets, mask)}
+        expected |= distillation(logits, maps, targets, mask, known)
+        for name, loss in expected.items():
+            assert row[f"loss_{name}"] == pytest.approx(loss.item(), rel=1e-5)
+            assert loss.item() > 1e-4
+    assert epoch == 3
+
+
+@pytest.fixture(scope="module")
+def bystander(world, taught, tmp_path_factory):
+    """A student in which every method watches and none teaches: weights are next to nothing."""
+    output = tmp_path_factory.mktemp("bystander") / "student"
+    methods = dict.fromkeys(METHODS, WATCHING)
+    config = LONG.model_copy(update={"method": "+".join(METHODS), "weights": methods, "layers": EARLIER})
+    learn(world, taught, output, config, changed(COMMON, epochs=10))
+    return record(output / "seed-0")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_lowers_its_own_loss_further_than_the_labels_do(world, taught, bystander, tmp_path, method):
+    weight = 100.0
+    layers = {method: EARLIER[method]} if method in EARLIER else None
+    config = LONG.model_copy(update={"method": method, "weights": {method: weight}, "layers": layers})
+    learn(world, taught, tmp_path / "student", config, changed(COMMON, epochs=10))
+    found = record(tmp_path / "student" / "seed-0")[f"loss_{method}"] / weight
+    watched = bystander[f"loss_{method}"] / WATCHING
+    assert found.iloc[-1] < found.iloc[0]
+    assert found.iloc[-1] < watched.iloc[-1]
 
 
 def test_the_label_loss_leaves_unknown_tags_out():
@@ -476,6 +551,32 @@ def test_batches_are_each_clip_once(data):
 # Knowledge.
 
 
+# Of one clip. Layer 3, of 7 frames and 4 bands, is stored at the last layer's 4 frames and 1 band.
+SHAPES = {
+    "logits": (31,),
+    "pooled": (24,),
+    "similarity-1": (4, 4),
+    "similarity-2": (4, 4),
+    "similarity-3": (4, 4),
+    "embedding-1": (EMBEDDING_DIMENSIONS,),
+    "embedding-2": (EMBEDDING_DIMENSIONS,),
+    "embedding-3": (EMBEDDING_DIMENSIONS,),
+    "attention-1": (4, 1),
+    "attention-2": (4, 1),
+    "attention-3": (4, 1),
+    "hints-1": (4, 24),
+    "hints-2": (4, 16),
+    "hints-3": (4, 8),
+}
+
+
+def averaged(array, axis, count):
+    """Average along an axis to `count` shares, each of every entry that it touches."""
+    total = array.shape[axis]
+    shares = [range(i * total // count, -(-(i + 1) * total // count)) for i in range(count)]
+    return np.stack([array.take(share, axis).mean(axis) for share in shares], axis)
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_knowledge_is_the_teacher_asked_about_the_view(taught, data, number):
     knowledge = read_knowledge(taught, data)
@@ -484,41 +585,93 @@ def test_knowledge_is_the_teacher_asked_about_the_view(taught, data, number):
     log_mel, _, _ = augment(view, data.clips, np.arange(24), data.features.mean)
     network, _ = models.load(taught)
     with torch.inference_mode():
-        logits, frames = network(log_mel)
-    similarity = gram(frames)
-    similarity = similarity / similarity.amax(dim=(1, 2), keepdim=True)
-    expected = {"logits": logits, "similarity": similarity, "embedding": clip_embedding(frames, EMBEDDING_DIMENSIONS)}
-    assert similarity.std() > 0.01
-    for name, tensor in expected.items():
+        logits, maps = network(log_mel)
+    by_layer = {layer: maps[-layer].double().numpy() for layer in (1, 2, 3)}
+    assert [array.shape for array in by_layer.values()] == [(24, 24, 4, 1), (24, 16, 4, 2), (24, 8, 7, 4)]
+    bands = by_layer[1].mean(3)
+    expected = {"logits": logits, "pooled": bands.mean(2) + bands.max(2)}
+    for layer, array in by_layer.items():
+        flat = array.transpose(0, 2, 1, 3).reshape(24, array.shape[2], -1)
+        expected[f"embedding-{layer}"] = clip_embedding(torch.from_numpy(flat), EMBEDDING_DIMENSIONS)
+        flat = averaged(flat, 1, 4)
+        products = flat @ flat.transpose(0, 2, 1)
+        expected[f"similarity-{layer}"] = products / products.max((1, 2), keepdims=True)
+        energy = (array**2).sum(1)
+        energy /= energy.max((1, 2), keepdims=True)
+        expected[f"attention-{layer}"] = averaged(averaged(energy, 1, 4), 2, 1)
+        expected[f"hints-{layer}"] = averaged(array.mean(3).transpose(0, 2, 1), 1, 4)
+    assert expected.keys() == SHAPES.keys() == set(TEACHER.knowledge_names)
+    for name, array in expected.items():
         found = knowledge.read(name, number)
         assert found.dtype == np.float16
-        assert found.shape == tuple(tensor.shape)
-        np.testing.assert_allclose(found.astype(np.float32), tensor, rtol=2e-3, atol=2e-3)
+        assert found.shape == (24, *SHAPES[name])
+        assert found.std() > 0.01
+        np.testing.assert_allclose(found.astype(np.float32), array, rtol=2e-3, atol=2e-3)
     assert not np.array_equal(knowledge.read("logits", number), knowledge.read("logits", (number + 1) % 3))
+
+
+def test_bytes_of_a_clip(taught):
+    # Two for each number, and a header of 128 for each file.
+    sizes = {path.stem: path.stat().st_size for path in (taught / "knowledge" / "view-002").iterdir()}
+    assert sizes == {name: 128 + 24 * 2 * int(np.prod(shape)) for name, shape in SHAPES.items()}
+
+
+def test_only_what_is_listed_is_stored(world, tmp_path):
+    config = changed(TEACHER, epochs=1).model_copy(
+        update={"knowledge": ["logits", "hints"], "layers": [4, 2], "views": 1}
+    )
+    teach(world, tmp_path / "teacher", config)
+    names = {path.name for path in (tmp_path / "teacher" / "knowledge" / "view-000").iterdir()}
+    assert names == {"logits.npy", "hints-4.npy", "hints-2.npy"}
 
 
 def test_targets_asked_online_are_the_stored_ones(taught, data):
     # The clips of a batch, as a student gets them, are those that the stored rows beside them are about.
     knowledge = read_knowledge(taught, data)
     network, _ = models.load(taught)
-    known = {name: knowledge.read(name, 1) for name in NEEDS.values()}
-    device = torch.device("cpu")
+    known = {name: knowledge.read(name, 1) for name in SHAPES}
+    families = [(0, (8, 9)), (1, (10,))]
+    subject = Subject((4, 6, 12), 31, SHAPES, [(3, 2), (1,)], families)
     torch.manual_seed(0)
-    weights = {"kd": 1.0, "sp": 30.0, "iusp": 20.0}
+    distillation = Distillation(dict.fromkeys(METHODS, 1.0), EARLIER, 2.0, subject)
     steps = 0
-    for batch in batches(data, knowledge.view(1), epoch_order(24, 7, 1), 8, device, known):
-        with torch.inference_mode():
-            logits, frames = network(batch.log_mel)
-        torch.testing.assert_close(batch.knowledge["logits"].float(), logits, rtol=2e-3, atol=2e-3)
-        online = {"logits": logits, "similarity": gram(frames), "embedding": clip_embedding(frames, 2048)}
-        own_logits, own_frames = torch.randn(8, 31), torch.rand(8, 7, 12)
-        expected = distillation_losses(own_logits, own_frames, online, weights, 2.0)
-        found = distillation_losses(own_logits, own_frames, batch.knowledge, weights, 2.0)
+    for batch in batches(data, knowledge.view(1), epoch_order(24, 7, 1), 8, torch.device("cpu"), known):
+        online = ask(network, batch.log_mel, TEACHER.knowledge_names)
+        torch.testing.assert_close(batch.knowledge["logits"].float(), online["logits"], rtol=2e-3, atol=2e-3)
+        own = torch.randn(8, 31), [torch.rand(8, 4, 9, 4), torch.rand(8, 6, 7, 4), torch.rand(8, 12, 7, 2)]
+        expected = distillation(*own, batch.targets, batch.mask, online)
+        found = distillation(*own, batch.targets, batch.mask, batch.knowledge)
         for name, loss in expected.items():
             assert loss.item() > 1e-3
             assert found[name].item() == pytest.approx(loss.item(), rel=1e-2)
         steps += 1
     assert steps == 3
+
+
+ONLINE = COMMON.model_copy(update={"knowledge": "online"})
+
+
+def test_where_all_views_are_one_online_trains_as_cached_does(world, tmp_path):
+    still = VIEWS.model_copy(update={"roll": False, "gain_db": 0.0, "mixup": 0.0, "time_masks": 0, "band_masks": 0})
+    augmentation = AUGMENTATION.model_copy(update={"views": still})
+    folders = world / "dataset", world / "features"
+    teacher.run(TEACHER, augmentation, *folders, tmp_path / "teacher", silent, lambda row: None)
+    config = LONG.model_copy(update={"method": "+".join(METHODS), "layers": EARLIER})
+    for name, common in (("cached", COMMON), ("online", ONLINE)):
+        learn(world, tmp_path / "teacher", tmp_path / name, config, common)
+    cached, online = (record(tmp_path / name / "seed-0") for name in ("cached", "online"))
+    pd.testing.assert_frame_equal(online, cached, check_exact=False, rtol=0.01)
+    assert not online.equals(cached)
+
+
+def test_online_views_are_new_in_each_epoch_and_a_seed_gives_the_same_bytes(world, taught, tmp_path):
+    for name, common in (("a", ONLINE), ("b", ONLINE), ("cached", COMMON)):
+        learn(world, taught, tmp_path / name, ALONE, changed(common, epochs=2))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert tree(tmp_path / "a").keys() == tree(tmp_path / "cached").keys()
+    assert tree(tmp_path / "a") != tree(tmp_path / "cached")
+    views = [read_knowledge(taught, training_data(world)).new_view(5, epoch) for epoch in range(6)]
+    assert len({view.shift.tobytes() for view in views}) == 6
 
 
 def test_labels_alone_ignore_what_the_teacher_knows(world, taught, tmp_path):
@@ -571,7 +724,7 @@ def test_a_teacher_without_knowledge_is_refused(copied, data):
 
 
 @pytest.mark.parametrize("how", ["gone", "cut", "empty", "a clip less", "other type"])
-@pytest.mark.parametrize("name", NEEDS.values())
+@pytest.mark.parametrize("name", ["logits", "pooled", "similarity-3", "embedding-1", "attention-1", "hints-3"])
 def test_damaged_knowledge_is_refused(copied, data, name, how):
     path = copied / "knowledge" / "view-001" / f"{name}.npy"
     whole = path.read_bytes()
@@ -607,6 +760,36 @@ def test_the_step_refuses_misaligned_knowledge(taught, tmp_path):
 
 
 # What goes wrong, and other precision.
+
+
+def test_layers_that_the_teacher_lacks_are_refused_before_it_is_trained(world, tmp_path):
+    with pytest.raises(InputError, match=r"teacher\.layers of a plain: there is no layer 5, only 4") as caught:
+        teach(world, tmp_path / "teacher", TEACHER.model_copy(update={"layers": [1, 5]}))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["fitnet", "iusp_scales"])
+def test_layers_that_a_student_lacks_are_refused_before_it_is_trained(world, taught, tmp_path, method):
+    config = ALONE.model_copy(update={"method": method, "layers": {method: [1, 3]}})
+    with pytest.raises(InputError, match=rf"layers\.{method} of a cnn_lstm: there is no layer 3, only 2") as caught:
+        learn(world, taught, tmp_path / "student", config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_teacher_of_four_layers_may_teach_a_student_of_two_by_clusters(world, taught, tmp_path):
+    config = ALONE.model_copy(update={"method": "skill"})
+    learn(world, taught, tmp_path / "student", config)
+    assert record(tmp_path / "student" / "seed-0")["loss_skill"].min() > 1e-6
+
+
+def test_one_layer_is_a_cluster(world, taught, tmp_path):
+    for method in ("skill", "iusp"):
+        config = ALONE.model_copy(update={"method": method, "weights": {method: 5.0}, "layers": {method: [1]}})
+        learn(world, taught, tmp_path / method, config)
+    skill, iusp = (record(tmp_path / method / "seed-0") for method in ("skill", "iusp"))
+    np.testing.assert_allclose(skill["loss_skill"], iusp["loss_iusp"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [2, 8, 24])

@@ -25,12 +25,14 @@ def cluster_layers(similarities: Tensor, count: int) -> list[tuple[int, ...]]:
     merged by their average distance.
 
     Args:
-        similarities: Gram matrices (L, N, T', T') of L ≥ 2 layers for N clips, each up to a factor.
+        similarities: Gram matrices (L, N, T', T') of L layers for N clips, each up to a factor.
         count: of clusters, 1 to L.
 
     Returns:
         The layers 0 … L − 1 of each cluster, clusters in the order of their last layer.
     """
+    if count == len(similarities):  # also of a single layer, which has no distance to any
+        return [(layer,) for layer in range(count)]
     centred = row_normalised(centred_gram(similarities).flatten(2)).transpose(0, 1)
     distances = 1 - gram(centred).mean(dim=0).double().cpu().numpy()
     labels = cut_tree(linkage(squareform(distances, checks=False), "average"), count)[:, 0]
