@@ -9,7 +9,7 @@ unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-shared test-containers lint format mlflow results readme lock clean images image-light \
-  image-cpu image-cuda image-sizes wheelhouse sbom
+  image-cpu image-cuda image-sizes wheelhouse sbom bench
 
 # `docker build` must have BuildKit.
 DOCKER ?= docker
@@ -62,10 +62,13 @@ mlflow: .venv/installed ## Show runs and registered models in a browser, on loop
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
 
 results: .venv/installed ## Train on the recordings in DATA=<folder> and write docs/results.md
-	$(BIN)/python benchmarks/results.py recordings $(DATA)
+	$(BIN)/python -m benchmarks.results recordings $(DATA)
 
 readme: run ## Write the figures of README.md
-	$(BIN)/python benchmarks/results.py readme
+	$(BIN)/python -m benchmarks.results readme
+
+bench: .venv/installed-dev ## Measure speed and write docs/performance.md (a quarter of an hour)
+	$(BIN)/python -m benchmarks.performance
 
 images: image-light image-cpu ## Build the pipeline's images; image-cuda is cpu with torch's CUDA build
 

@@ -1,14 +1,12 @@
 """Write the figures of README.md and docs/results.md from what the pipeline measured.
 
-python benchmarks/results.py readme                    after `make run`: the table and picture of README.md
-python benchmarks/results.py recordings FOLDER         train on recordings in SONYC-UST's format and write
+python -m benchmarks.results readme                    after `make run`: the table and picture of README.md
+python -m benchmarks.results recordings FOLDER         train on recordings in SONYC-UST's format and write
                                                        docs/results.md; resumes, as the steps do
 """
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -17,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from scipy import stats
 
+from benchmarks.machine import machine
 from iusp.files import code_digest, digest, sha256
 
 ROOT = Path(__file__).parents[1]
@@ -28,13 +26,6 @@ PICTURES = ROOT / "docs" / "pictures"
 METHODS = ("labels", "kd", "sp", "iusp", "iusp+kd")
 SIZES = {"small": 7000, "medium": 24000}
 SEEDS = [0, 1, 2, 3]
-
-
-def machine() -> str:
-    """Name the processor, as the kernel does, and the versions that matter."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def networks(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
