@@ -8,8 +8,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-shared test-containers lint format mlflow bench-science readme lock clean images image-light \
-  image-cpu image-cuda image-sizes wheelhouse sbom
+.PHONY: help run test test-shared test-containers lint format mlflow bench bench-science readme lock clean images \
+  image-light image-cpu image-cuda image-sizes wheelhouse sbom
 
 # `docker build` must have BuildKit.
 DOCKER ?= docker
@@ -60,6 +60,9 @@ format: .venv/installed-dev ## Put the code into its format
 
 mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+bench: .venv/installed-dev ## Measure speed and write docs/performance.md (a quarter of an hour)
+	$(BIN)/python -m benchmarks.performance
 
 bench-science: .venv/installed ## Compare all methods, also on DATA=<recordings>; write docs/results.md, docs/methods.md
 	$(BIN)/python -m benchmarks.science $(if $(DATA),--recordings $(DATA)) $(if $(QUICK),--quick)

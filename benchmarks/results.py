@@ -2,24 +2,15 @@
 
 import argparse
 import json
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
-
-
-def machine() -> str:
-    """Name the processor, as the kernel does, and the versions that matter."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def networks(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

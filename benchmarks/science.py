@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from torch import Tensor
 
-from benchmarks.results import machine
+from benchmarks.machine import machine
 from benchmarks.science_report import write
 from iusp import models
 from iusp.augmentation import View, augment

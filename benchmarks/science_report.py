@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import machine
+from benchmarks.machine import machine
 from benchmarks.science_figures import draw_differences, draw_means, draw_regimes
 from benchmarks.science_statistics import Mean, Ratio, gap_closed, holm, mean_of, relative_gain
 from benchmarks.science_study import METHODS, SETTING, Setting, Study, rank, read_study

@@ -5,7 +5,7 @@ stores its knowledge of view v, a student makes view v again from the clips and 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,33 +70,46 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
         view: what is done to each clip.
         clips: the training split.
         rows: int (B,), the clips of the batch.
-        fill: float32 (M,), what masked cells are set to: the bands' means.
+        fill: float32 (M,), what masked cells are set to: the bands' means. The batch is made on its device.
 
     Returns:
         log-mel float32 (B, T, M); targets float32 (B, K), mixed like the clips (Zhang et al. 2018); mask bool (B, K).
     """
-    log_mel = torch.from_numpy(clips.log_mel[rows].astype(np.float32))
+    device = fill.device
+
+    def moved(array: NDArray[Any] | Tensor) -> Tensor:
+        tensor = torch.as_tensor(array)
+        # From pinned memory a GPU fetches the next batch while it works on this one.
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    # In float16 on the way: half the bytes.
+    log_mel = moved(clips.log_mel[rows]).float()
     targets, mask = clips.targets[rows], clips.mask[rows]
-    share = torch.from_numpy(view.share[rows])
-    mixed = torch.nonzero(share < 1).squeeze(1)
+    mixed = np.flatnonzero(view.share[rows] < 1)
     if len(mixed):
-        partner = view.partner[rows[mixed.numpy()]]
-        own = share[mixed, None]
-        other = torch.from_numpy(clips.log_mel[partner].astype(np.float32))
+        partner = view.partner[rows[mixed]]
+        own = torch.from_numpy(view.share[rows[mixed]])[:, None]
+        share, where = moved(own)[:, :, None], moved(mixed)
         # Powers add up: mixed here as the recordings would be in the air.
-        power = own.unsqueeze(2) * log_mel[mixed].exp_() + (1 - own.unsqueeze(2)) * other.exp_()
-        log_mel[mixed] = power.log_()
-        targets = targets.index_copy(0, mixed, own * targets[mixed] + (1 - own) * clips.targets[partner])
-        mask = mask.index_copy(0, mixed, mask[mixed] & clips.mask[partner])
+        power = share * log_mel[where].exp_() + (1 - share) * moved(clips.log_mel[partner]).float().exp_()
+        log_mel[where] = power.log_()
+        targets = targets.index_copy(
+            0, torch.from_numpy(mixed), own * targets[mixed] + (1 - own) * clips.targets[partner]
+        )
+        mask = mask.index_copy(0, torch.from_numpy(mixed), mask[mixed] & clips.mask[partner])
     frames, bands = log_mel.shape[1:]
-    source = (torch.arange(frames) - torch.from_numpy(view.shift[rows])[:, None]) % frames
-    log_mel = log_mel[torch.arange(len(rows))[:, None], source] + torch.from_numpy(view.gain[rows])[:, None, None]
-    masked = _covered(view.time_masks[rows], frames)[:, :, None] | _covered(view.band_masks[rows], bands)[:, None, :]
-    return torch.where(masked, fill, log_mel), targets, mask
+    source = (np.arange(frames) - view.shift[rows, None]) % frames
+    log_mel = log_mel[torch.arange(len(rows), device=device)[:, None], moved(source)]
+    log_mel += moved(view.gain[rows])[:, None, None]
+    if view.time_masks.size or view.band_masks.size:
+        covered = _covered(moved(view.time_masks[rows]), frames)[:, :, None]
+        covered = covered | _covered(moved(view.band_masks[rows]), bands)[:, None, :]
+        log_mel = torch.where(covered, fill, log_mel)
+    return log_mel, moved(targets), moved(mask)
 
 
-def _covered(masks: NDArray[np.int64], size: int) -> Tensor:
+def _covered(masks: Tensor, size: int) -> Tensor:
     """Return bool (B, size): the positions that lie in one of the masks (B, n, 2)."""
-    start, length = torch.from_numpy(masks).unbind(dim=-1)
-    position = torch.arange(size)[None, None]
+    start, length = masks.unbind(dim=-1)
+    position = torch.arange(size, device=masks.device)[None, None]
     return ((position >= start[..., None]) & (position < (start + length)[..., None])).any(dim=1)

@@ -146,14 +146,15 @@ def batches(
         knowledge: the teacher's, about this view, by name.
     """
     size = min(batch_size, len(order))
+    fill = data.features.mean.to(device)
     for start in range(0, len(order) - size + 1, size):
         rows = np.array_split(order[start : start + size], distributed.ranks())[distributed.rank()]
-        log_mel, targets, mask = augment(view, data.clips, rows, data.features.mean)
+        log_mel, targets, mask = augment(view, data.clips, rows, fill)
+        known = {name: torch.from_numpy(array[rows]) for name, array in knowledge.items()}
+        if device.type == "cuda":
+            known = {name: tensor.pin_memory() for name, tensor in known.items()}
         yield Batch(
-            log_mel.to(device),
-            targets.to(device),
-            mask.to(device),
-            {name: torch.from_numpy(array[rows]).to(device) for name, array in knowledge.items()},
+            log_mel, targets, mask, {name: tensor.to(device, non_blocking=True) for name, tensor in known.items()}
         )
 
 

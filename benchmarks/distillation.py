@@ -1,0 +1,63 @@
+"""Distillation: cached knowledge against labels alone, and against the teacher in the loop."""
+
+import math
+import shutil
+import statistics
+import time
+
+from benchmarks.epochs import NAMES, Setting, epoch, untrained_teacher
+from benchmarks.timing import WORK, Report, embedded, interleaved, one_thread, operators, ratio, settings
+from iusp.knowledge import read_knowledge
+
+TEACHERS = {"default teacher": ("residual", 320_000, 5), "13 M VGGish-style teacher": ("vggish", 13_000_000, 15)}
+CLIPS, SLOW_CLIPS = 192, 64
+STUDENTS = {"plain, 7 k": ("plain", 7000), "CNN-LSTM, 3.5 k": ("cnn_lstm", 3500)}
+
+
+def main() -> None:
+    """Measure and print."""
+    one_thread()
+    config = settings()
+    data, _ = embedded(250, 50)
+    report = Report()
+    for title, (architecture, parameters, target) in TEACHERS.items():
+        folder = WORK / "teacher"
+        shutil.rmtree(folder, ignore_errors=True)
+        start = time.process_time()
+        teacher = untrained_teacher(
+            architecture, parameters, data, config.teacher.training, config.augmentation.views, folder
+        )
+        making = (time.process_time() - start) / len(data.clips)
+        knowledge = read_knowledge(folder, data)
+        view = knowledge.view(0)
+        for student, network in STUDENTS.items():
+            fast = Setting(*network, config.student.training, clips=CLIPS)
+            slow = Setting(*network, config.student.training, clips=SLOW_CLIPS)
+            if architecture == "residual":
+                cached = {method: epoch(fast, data, view, method, knowledge) for method in NAMES}
+                times = interleaved(cached, 8)
+                for method in ("kd", "sp", "iusp"):
+                    what = f"a step of {student} with cached knowledge ({method}), against labels alone"
+                    report.figures.append(ratio(what, times[method], times["labels"], 1.15, at_most=True))
+                report.profiles[f"an epoch of {student} with iusp, by operator"] = operators(cached["iusp"])
+            times = interleaved(
+                {
+                    "cached": epoch(slow, data, view, "iusp", knowledge),
+                    "online": epoch(slow, data, view, "iusp", knowledge, teacher),
+                },
+                4,
+            )
+            what = f"an epoch of {student} (iusp), against the {title} in the loop"
+            report.figures.append(ratio(what, times["online"], times["cached"], target))
+            cached_clip, online_clip = (statistics.median(times[name]) / SLOW_CLIPS for name in ("cached", "online"))
+            views, epochs = config.teacher.views, config.student.training.epochs
+            report.notes.append(
+                f"{title}, student {student}: to ask the teacher about a view of a clip costs {making * 1000:.2g} ms, "
+                f"once; {views} views pay after {math.ceil(views * making / (online_clip - cached_clip))} epochs "
+                f"of all students together (one seed of one student has {epochs})."
+            )
+    report.print()
+
+
+if __name__ == "__main__":
+    main()

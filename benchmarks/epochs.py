@@ -1,0 +1,93 @@
+"""One epoch of a teacher's or student's training, put together as the steps do it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iusp import models
+from iusp.augmentation import View
+from iusp.config import Augmentation, Training
+from iusp.distillation.losses import Distillation, Subject
+from iusp.knowledge import Knowledge, ask, write_knowledge
+from iusp.models.layers import Tagger
+from iusp.progress import silent
+from iusp.training import Batch, TrainingData, _epoch, batches, epoch_order, label_loss, layer_channels, new_network
+
+NAMES = {"labels": (), "kd": ("logits",), "sp": ("embedding-1",), "iusp": ("similarity-1",)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and how.
+
+    Attributes:
+        architecture: of the network.
+        parameters: its budget.
+        config: of the optimisation; `precision`, `batch_size` and `device` count.
+        contiguous: not in channels-last.
+        clips: of an epoch; all if None.
+    """
+
+    architecture: str
+    parameters: int
+    config: Training
+    contiguous: bool = False
+    clips: int | None = None
+
+
+def untrained_teacher(
+    architecture: str, parameters: int, data: TrainingData, config: Training, augmentation: Augmentation, folder: Path
+) -> Tagger:
+    """Write a teacher that knows nothing and its knowledge of one view: they cost as much as any other's."""
+    teacher, description = new_network(architecture, parameters, data, config, 0)
+    models.save(folder, teacher, description)
+    names = [name for names in NAMES.values() for name in names]
+    write_knowledge(folder, teacher.eval(), data, augmentation, 0, 1, names, silent)
+    return teacher
+
+
+def epoch(
+    setting: Setting,
+    data: TrainingData,
+    view: View,
+    method: str = "labels",
+    knowledge: Knowledge | None = None,
+    teacher: Tagger | None = None,
+) -> Callable[[], object]:
+    """Return what trains a student for one epoch.
+
+    Args:
+        setting: of the student.
+        data: the training clips.
+        view: of them.
+        method: `labels`, `kd`, `sp` or `iusp`.
+        knowledge: of the teacher about the view.
+        teacher: is asked instead.
+    """
+    config = setting.config
+    network, _ = new_network(setting.architecture, setting.parameters, data, config, 0)
+    if setting.contiguous:
+        network.to(memory_format=torch.contiguous_format)
+    names = NAMES[method]
+    shapes = {name: knowledge.read(name, 0).shape[1:] for name in names} if knowledge else {}
+    subject = Subject(layer_channels(network, data), len(data.clips.tags), shapes)
+    weights = {} if method == "labels" else {method: 1.0}
+    distillation = Distillation(weights, {"sp": [1], "iusp": [1]}, 1, subject)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=10**6)
+    order = epoch_order(len(data.clips), 0, 0)[: setting.clips]
+
+    def stream() -> Iterator[Batch]:
+        known = {name: knowledge.read(name, 0) for name in names} if knowledge and not teacher else {}
+        for batch in batches(data, view, order, config.batch_size, network.device, known):
+            yield replace(batch, knowledge=ask(teacher, batch.log_mel, names)) if teacher else batch
+
+    def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        terms = {"labels": label_loss(logits, batch.targets, batch.mask)}
+        terms.update(distillation(logits, maps, batch.targets, batch.mask, batch.knowledge))
+        return terms
+
+    return lambda: _epoch(network, stream(), losses, optimiser, schedule, config.precision)

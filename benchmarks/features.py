@@ -1,0 +1,101 @@
+"""Features: an audio file to log-mel frames, against librosa and against the bare calls that it cannot do without."""
+
+import statistics
+from functools import partial
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import soxr
+import torch
+from scipy.signal import resample_poly
+
+from benchmarks.timing import WORK, Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
+from iusp.audio import read
+from iusp.config import Features
+from iusp.files import sha256
+from iusp.log_mel import frame_count, log_mel
+
+CLIPS, ROUNDS = 12, 10
+RATE = 44_100
+
+
+def recordings() -> list[Path]:
+    """Write embedded scenes as 44.1 kHz, 16 bit WAV files."""
+    _, folder = embedded(250, 50)
+    output = WORK / "wav"
+    output.mkdir(exist_ok=True)
+    for path in sorted((folder / "recordings").iterdir())[:CLIPS]:
+        samples, rate = soundfile.read(path)
+        soundfile.write(output / f"{path.stem}.wav", resample_poly(samples, RATE // 100, rate // 100), RATE)
+    return sorted(output.iterdir())
+
+
+def ours(path: Path, config: Features) -> np.ndarray:
+    """What the features step does of a clip."""
+    samples, rate = read(path)
+    return log_mel(torch.from_numpy(samples), rate, config).numpy()
+
+
+def theirs(path: Path, config: Features) -> np.ndarray:
+    """What a user would do otherwise."""
+    samples, rate = librosa.load(path, sr=config.sample_rate)
+    return librosa.feature.melspectrogram(
+        y=samples, sr=rate, n_fft=config.window_length, hop_length=config.hop_length, n_mels=config.mel_bands
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    one_thread()
+    config = settings().features
+    paths = recordings()
+    frames = torch.randn(frame_count(config), 2816)  # 64 ms at 44.1 kHz
+    power, mel = torch.rand(len(frames), 511), torch.rand(511, config.mel_bands)
+    short = torch.randn(len(frames), config.window_length)
+    samples = np.random.default_rng(0).standard_normal(RATE * 10).astype(np.float32)
+    jobs = {
+        "ours": lambda path: ours(path, config),
+        "theirs": lambda path: theirs(path, config),
+        "decode": lambda path: soundfile.read(path, dtype="int16"),
+        "resample": lambda path: soxr.resample(samples, RATE, config.sample_rate),
+        "FFT": lambda path: torch.fft.rfft(frames),
+        "FFT at 16 kHz": lambda path: torch.fft.rfft(short),
+        "mel": lambda path: power @ mel,
+        "checksum": sha256,
+    }
+    # Clip after clip, as the step does: after another job the caches are another's.
+    times = interleaved({name: lambda job=job: [job(path) for path in paths] for name, job in jobs.items()}, ROUNDS)
+    times = {name: [seconds / len(paths) for seconds in values] for name, values in times.items()}
+    report = Report()
+    report.figures.append(ratio("clips per second and core, against librosa", times["theirs"], times["ours"], 20))
+    bare = [sum(parts) for parts in zip(times["decode"], times["FFT"], times["mel"], strict=True)]
+    report.figures.append(ratio("share of its own limit: decode + FFT + mel product alone", bare, times["ours"], 0.6))
+    usual = ("decode", "resample", "FFT at 16 kHz", "mel")
+    whole = [sum(parts) for parts in zip(*(times[name] for name in usual), strict=True)]
+    report.figures.append(
+        ratio("share of the usual way's limit: decode + soxr + FFT + mel product alone", whole, times["ours"], 0.6)
+    )
+    report.notes.append(
+        f"A clip takes {milliseconds(times['ours'])} ({1 / statistics.median(times['ours']):.0f} clips per second and "
+        f"core), librosa {milliseconds(times['theirs'])}. Alone: "
+        + ", ".join(f"{name} {milliseconds(times[name])}" for name in (*usual[:2], "FFT", "mel"))
+        + f". The step also verifies each recording's SHA-256: {milliseconds(times['checksum'])}, not in these figures."
+    )
+    decoded, rate = read(paths[0])
+    stages = interleaved(
+        {"read": partial(read, paths[0]), "log-mel": lambda: log_mel(torch.from_numpy(decoded), rate, config)}, CLIPS
+    )
+    report.notes.append(
+        "Reading (decoding, and 16 bit to float32) takes "
+        f"{milliseconds(stages['read'])}, the rest {milliseconds(stages['log-mel'])}."
+    )
+    report.profiles["log-mel of 44.1 kHz clips, by operator"] = operators(
+        lambda: [log_mel(torch.from_numpy(decoded), rate, config) for _ in range(CLIPS)]
+    )
+    report.print()
+
+
+if __name__ == "__main__":
+    main()

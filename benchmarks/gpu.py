@@ -1,0 +1,64 @@
+"""The training code on a GPU: clips per second and share of peak for the large teacher."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.epochs import Setting, epoch
+from benchmarks.timing import Report, embedded, settings
+from iusp.augmentation import draw_view
+from iusp.cost import multiply_accumulates
+from iusp.models import width_for
+
+TEACHER = ("vggish", 13_000_000)
+BATCH, GEMM, ROUNDS = 256, 8192, 5
+
+
+def seconds(job: Callable[[], object]) -> float:
+    """Return the median wall time of a job on the GPU, after one that does not count."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        job()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    """Measure and print."""
+    report = Report()
+    if not torch.cuda.is_available():
+        report.notes.append(
+            "There is no GPU here: not measured. `python -m benchmarks.gpu` on a machine with one does."
+        )
+        report.print()
+        return
+    config = settings()
+    data, _ = embedded(2048, 64)
+    training = config.teacher.training.model_copy(
+        update={"precision": "bfloat16", "batch_size": BATCH, "device": "cuda"}
+    )
+    matrix = torch.randn(GEMM, GEMM, device="cuda", dtype=torch.bfloat16)
+    peak = GEMM**3 / seconds(lambda: matrix @ matrix)
+    view = draw_view(config.augmentation.teacher, 0, "training", 0, data.shape)
+    rate = len(data.clips) / seconds(epoch(Setting(*TEACHER, training), data, view))
+    bands, tags = config.features.mel_bands, len(data.clips.tags)
+    width = width_for(*TEACHER, tags, bands)
+    macs = 3 * multiply_accumulates(TEACHER[0], width, tags, config.features)
+    small = Setting(*TEACHER, training.model_copy(update={"precision": "float32"}))
+    slow = len(data.clips) / seconds(epoch(small, data, view))
+    report.notes.append(
+        f"{torch.cuda.get_device_name()}: the VGGish-style teacher of 13 M parameters trains on {rate:,.0f} clips per "
+        f"second in bfloat16, batches of {BATCH} ({slow:,.0f} in float32): {rate * macs / peak:.0%} of the "
+        f"{2 * peak / 1e12:,.0f} TFLOP/s that a large matrix product reaches. Clips are streamed in float16 from "
+        "pinned memory and augmented on the GPU."
+    )
+    report.print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Growth: 250, 1000 and 4000 clips through the features step and one epoch of training; time and memory of each.
+
+The clips are 250 embedded recordings over and over. Each size has a process of its own.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from multiprocessing import active_children
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.epochs import Setting, epoch
+from benchmarks.timing import ROOT, WORK, Figure, Report, embedded, one_thread, settings
+from iusp.augmentation import draw_view
+from iusp.progress import silent
+from iusp.steps import features
+from iusp.training import read_training_data
+
+SIZES = (250, 1000, 4000)
+STUDENT = ("plain", 7000)
+
+
+class Memory(threading.Thread):
+    """Watches the anonymous memory of this process and its workers; `peak` in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.ended = 0, threading.Event()
+
+    def run(self) -> None:
+        """Look every 20 ms."""
+        while not self.ended.wait(0.02):
+            self.peak = max(
+                self.peak, sum(_anonymous(pid) for pid in [os.getpid(), *(c.pid for c in active_children())])
+            )
+
+
+def _anonymous(pid: int | None) -> int:
+    """Bytes that are no pages of files, which the kernel may take back."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def _seconds() -> float:
+    """CPU seconds of this process and of those that have ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def one(size: int) -> dict[str, list[float]]:
+    """Return CPU seconds and peak bytes of the features step and of an epoch."""
+    one_thread()
+    config = settings()
+    _, source = embedded(SIZES[0], 50)
+    folder = WORK / f"growth-{size}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copy(source / "dataset" / "taxonomy.yaml", folder)
+    for name in ("index", "labels"):
+        table = pd.read_parquet(source / "dataset" / f"{name}.parquet")
+        train, rest = table[table["split"] == "train"], table[table["split"] != "train"]
+        pd.concat([*[train] * (size // SIZES[0]), rest]).to_parquet(folder / f"{name}.parquet", index=False)
+    found = {}
+    for what in ("features", "epoch"):
+        memory = Memory()
+        memory.start()
+        if what == "features":
+            start = _seconds()
+            features.run(config.features, folder, source / "recordings", folder / "features", silent, workers=1)
+        else:
+            data = read_training_data(folder, folder / "features", "coarse")
+            view = draw_view(config.augmentation.views, 0, "training", 0, data.shape)
+            job = epoch(Setting(*STUDENT, config.student.training), data, view)
+            start = _seconds()
+            job()
+        found[what] = [_seconds() - start, memory.peak]
+        memory.ended.set()
+    shutil.rmtree(folder)
+    return found
+
+
+def main() -> None:
+    """Measure each size in its own process and print."""
+    if len(sys.argv) > 1:
+        print(json.dumps(one(int(sys.argv[1]))))
+        return
+    embedded(SIZES[0], 50)
+    found = {}
+    for size in SIZES:
+        command = [sys.executable, "-m", "benchmarks.growth", str(size)]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        found[size] = json.loads(answer.splitlines()[-1])
+    report = Report()
+    for what in ("features", "epoch"):
+        seconds = [found[size][what][0] for size in SIZES]
+        peaks = [found[size][what][1] for size in SIZES]
+        step = (SIZES[2] - SIZES[1]) / (SIZES[1] - SIZES[0])
+        # Differences, so that what a process costs at its start is not counted.
+        growth = (seconds[2] - seconds[1]) / (seconds[1] - seconds[0]) / step
+        name = {"features": "the features step", "epoch": "a training epoch"}[what]
+        report.figures.append(
+            Figure(
+                f"{name}: time of 3000 more clips, over 4 × that of 750",
+                growth,
+                growth,
+                growth,
+                target=1.15,
+                at_most=True,
+            )
+        )
+        memory = peaks[2] / peaks[0]
+        report.figures.append(
+            Figure(
+                f"{name}: peak memory with 4000 clips, over that with 250",
+                memory,
+                memory,
+                memory,
+                target=1.1,
+                at_most=True,
+            )
+        )
+        report.notes.append(
+            f"{name}: "
+            + "; ".join(
+                f"{size} clips {second:.1f} s, {peak / 2**20:.0f} MiB"
+                for size, second, peak in zip(SIZES, seconds, peaks, strict=True)
+            )
+            + ". Seconds of CPU with the start of processes; memory without pages of files."
+        )
+    report.print()
+
+
+if __name__ == "__main__":
+    main()

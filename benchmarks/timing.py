@@ -1,0 +1,131 @@
+"""Side by side: what is compared takes turns on one core, and ratios are of medians.
+
+Times are the process's CPU seconds: on one thread they are the wall's on a quiet machine, and neighbours change them
+least.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from threadpoolctl import threadpool_limits
+from torch.profiler import ProfilerActivity, profile
+
+from iusp.config import Config
+from iusp.memory import keep_memory
+from iusp.progress import silent
+from iusp.steps import dataset, features
+from iusp.training import TrainingData, read_training_data
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "data" / "performance"
+Times = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        what: is measured, against what.
+        value: the ratio, or seconds, or a share.
+        low: least over the pairs.
+        high: greatest.
+        unit: behind the numbers, such as ×.
+        target: that `value` must not fall below, or exceed where `at_most`; None of what has none.
+        at_most: the target is an upper limit.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str = "×"
+    target: float | None = None
+    at_most: bool = False
+
+
+@dataclass
+class Report:
+    """What a script found: the table, notes with figures in them, and tables of profiles by caption."""
+
+    figures: list[Figure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    profiles: dict[str, list[list[str]]] = field(default_factory=dict)
+
+    def print(self) -> None:
+        """Write it to standard output as JSON."""
+        print(json.dumps(asdict(self)))
+
+
+def one_thread() -> None:
+    """Pin this process to one core, and torch to one thread; memory is kept, as in training."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # of NumPy's and SciPy's BLAS, whose idle threads spin
+    keep_memory()
+
+
+def interleaved(jobs: Mapping[str, Callable[[], object]], rounds: int) -> Times:
+    """Run all jobs in turn, `rounds` times after one that does not count; return CPU seconds by name."""
+    times: Times = {name: [] for name in jobs}
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            start = time.process_time()
+            job()
+            times[name].append(time.process_time() - start)
+    return {name: values[1:] for name, values in times.items()}
+
+
+def ratio(what: str, over: list[float], under: list[float], target: float | None = None, **more: Any) -> Figure:
+    """Return the ratio of the medians; its spread is over the pairs."""
+    pairs = [a / b for a, b in zip(over, under, strict=True)]
+    return Figure(
+        what, statistics.median(over) / statistics.median(under), min(pairs), max(pairs), target=target, **more
+    )
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Write a median."""
+    return f"{statistics.median(seconds) * 1000:.3g} ms"
+
+
+def operators(job: Callable[[], object], rows: int = 8) -> list[list[str]]:
+    """Profile a job with torch's profiler; return its costliest operators, their share of the CPU time and calls."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        job()
+    averages = [one for one in profiler.key_averages() if not one.key.startswith("ProfilerStep")]
+    total = sum(one.self_cpu_time_total for one in averages)
+    top = sorted(averages, key=lambda one: one.self_cpu_time_total, reverse=True)[:rows]
+    return [["operator", "share of CPU time", "calls"]] + [
+        [f"`{one.key}`", f"{one.self_cpu_time_total / total:.0%}", f"{one.count:,}"] for one in top
+    ]
+
+
+def settings(**changes: Any) -> Config:
+    """Return params.yaml with other values of dotted keys (`__` for a dot)."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, value in changes.items():
+        *path, key = name.split("__")
+        section = params
+        for part in path:
+            section = section[part]
+        section[key] = value
+    return Config.model_validate(params)
+
+
+def embedded(train: int, validate: int) -> tuple[TrainingData, Path]:
+    """Return the embedded data with so many clips, and the folder with its `dataset`, `recordings` and `features`."""
+    config = settings(dataset__clips={"train": train, "validate": validate, "test": 0})
+    folder = WORK / f"{train}-{validate}"
+    if not (folder / "recordings").exists():
+        dataset.run(config.dataset, folder / "dataset", folder / "recordings", silent)
+    features.run(config.features, folder / "dataset", folder / "recordings", folder / "features", silent)
+    return read_training_data(folder / "dataset", folder / "features", "coarse"), folder

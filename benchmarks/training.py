@@ -1,0 +1,130 @@
+"""The training step: channels-last and bfloat16 against plain float32, at the same AUPRC; and the share of GEMM."""
+
+import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from benchmarks.epochs import Setting, epoch
+from benchmarks.timing import Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
+from iusp.augmentation import draw_view
+from iusp.config import Augmentation, Training
+from iusp.cost import multiply_accumulates
+from iusp.models import width_for
+from iusp.training import Batch, TrainingData, batches, epoch_order, label_loss, new_network, train
+
+NETWORKS = {
+    "default teacher": ("residual", 320_000),
+    "student, 24 k": ("plain", 24_000),
+    "student, 7 k": ("plain", 7000),
+    "CNN-LSTM student, 24 k": ("cnn_lstm", 24_000),
+}
+CLIPS, SEEDS, EPOCHS = 128, (0, 1, 2), 8
+GEMM = 2048
+
+
+def gemm(precision: torch.dtype) -> float:
+    """Return multiply-accumulates per second of a large matrix product on one thread."""
+    matrix = torch.randn(GEMM, GEMM).to(precision)
+    times = interleaved({"gemm": lambda: matrix @ matrix}, 5)["gemm"]
+    return GEMM**3 / statistics.median(times)
+
+
+def auprc(
+    network: tuple[str, int], data: TrainingData, augmentation: Augmentation, config: Training, seed: int, plain: bool
+) -> float:
+    """Train and return the best micro AUPRC on validate."""
+    tagger, description = new_network(*network, data, config, seed)
+    if plain:
+        tagger.to(memory_format=torch.contiguous_format)
+
+    def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        return {"labels": label_loss(logits, batch.targets, batch.mask)}
+
+    with TemporaryDirectory() as folder:
+        return float(
+            train(
+                tagger,
+                description,
+                data,
+                lambda number: batches(
+                    data,
+                    draw_view(augmentation, seed, "training", number, data.shape),
+                    epoch_order(len(data.clips), seed, number),
+                    config.batch_size,
+                    tagger.device,
+                    {},
+                ),
+                losses,
+                config,
+                Path(folder),
+                lambda row: None,
+            )["validate_micro_auprc"]
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    one_thread()
+    config = settings()
+    data, _ = embedded(600, 200)
+    report = Report()
+    peaks = {"float32": gemm(torch.float32), "bfloat16": gemm(torch.bfloat16)}
+    report.notes.append(
+        "A large matrix product reaches "
+        + " and ".join(f"{2 * peak / 1e9:,.0f} GFLOP/s in {name}" for name, peak in peaks.items())
+        + " on one thread."
+    )
+    for title, network in NETWORKS.items():
+        of = config.teacher.training if "teacher" in title else config.student.training
+        augmentation = config.augmentation.teacher if "teacher" in title else config.augmentation.views
+        kinds = {precision: of.model_copy(update={"precision": precision}) for precision in ("float32", "bfloat16")}
+        view = draw_view(augmentation, 0, "training", 0, data.shape)
+        jobs = {
+            "plain": epoch(Setting(*network, kinds["float32"], contiguous=True, clips=CLIPS), data, view),
+            "channels-last": epoch(Setting(*network, kinds["float32"], clips=CLIPS), data, view),
+            "both": epoch(Setting(*network, kinds["bfloat16"], clips=CLIPS), data, view),
+        }
+        times = interleaved(jobs, 5)
+        against = "against plain float32"
+        report.figures.append(
+            ratio(f"{title}: bfloat16 + channels-last, {against}", times["plain"], times["both"], 1.8)
+        )
+        report.figures.append(ratio(f"{title}: channels-last alone, {against}", times["plain"], times["channels-last"]))
+        width = width_for(*network, len(data.clips.tags), config.features.mel_bands)
+        macs = 3 * CLIPS * multiply_accumulates(network[0], width, len(data.clips.tags), config.features)
+        shares = {
+            name: macs / statistics.median(times[job]) / peaks[name]
+            for name, job in (("float32", "channels-last"), ("bfloat16", "both"))
+        }
+        steps = {
+            job: milliseconds([seconds * of.batch_size / CLIPS for seconds in times[job]])
+            for job in ("channels-last", "both")
+        }
+        report.notes.append(
+            f"{title}: a step of {of.batch_size} clips takes {steps['channels-last']} in float32, {steps['both']} in "
+            f"bfloat16, channels-last: {shares['float32']:.0%} and {shares['bfloat16']:.1%} of the matrix product's "
+            "throughput (counting three times the forward pass)."
+        )
+        if network[0] != "cnn_lstm":
+            short = {name: one.model_copy(update={"epochs": EPOCHS, "threads": 1}) for name, one in kinds.items()}
+            plain = [auprc(network, data, augmentation, short["float32"], seed, True) for seed in SEEDS]
+            both = [auprc(network, data, augmentation, short["bfloat16"], seed, False) for seed in SEEDS]
+            test = stats.ttest_rel(both, plain)
+            low, high = test.confidence_interval()
+            report.notes.append(
+                f"{title}: micro AUPRC on validate, {EPOCHS} epochs of {len(data.clips)} clips, {len(SEEDS)} seeds: "
+                f"plain {statistics.mean(plain):.3f} ± {statistics.stdev(plain):.3f}, bfloat16 + channels-last "
+                f"{statistics.mean(both):.3f} ± {statistics.stdev(both):.3f}; difference "
+                f"{statistics.mean(both) - statistics.mean(plain):+.3f} [{low:+.3f}, {high:+.3f}]."
+            )
+        if title in ("default teacher", "student, 7 k"):
+            report.profiles[f"{title}, an epoch in bfloat16, by operator"] = operators(jobs["both"], 10)
+    report.print()
+
+
+if __name__ == "__main__":
+    main()
