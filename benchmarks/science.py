@@ -106,16 +106,8 @@ class Run:
         return variants.get(self.variant, self.augmentation)
 
 
-RESULTS = [
-    "architecture",
-    "parameters",
-    "kept_epoch",
-    "validate_micro_auprc",
-    "micro_auprc",
-    "macro_auprc",
-    "cpu_seconds",
-]
-COLUMNS = [*(field.name for field in fields(Run)), *RESULTS]
+RESULTS = ["architecture", "parameters", "kept_epoch", "validate_micro_auprc", "micro_auprc", "macro_auprc"]
+COLUMNS = [*(field.name for field in fields(Run)), *RESULTS, "cpu_seconds"]
 
 # One teacher a data set, and what it knows
 

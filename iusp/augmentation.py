@@ -82,8 +82,10 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
         # From pinned memory a GPU fetches the next batch while it works on this one.
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
-    # In float16 on the way: half the bytes.
-    log_mel = moved(clips.log_mel[rows]).float()
+    frames, bands = clips.log_mel.shape[1:]
+    source = (np.arange(frames) - view.shift[rows, None]) % frames
+    # Rolled as it is read, and in float16 on the way: half the bytes.
+    log_mel = moved(clips.log_mel[rows[:, None], source]).float()
     targets, mask = clips.targets[rows], clips.mask[rows]
     mixed = np.flatnonzero(view.share[rows] < 1)
     if len(mixed):
@@ -91,15 +93,13 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
         own = torch.from_numpy(view.share[rows[mixed]])[:, None]
         share, where = moved(own)[:, :, None], moved(mixed)
         # Powers add up: mixed here as the recordings would be in the air.
-        power = share * log_mel[where].exp_() + (1 - share) * moved(clips.log_mel[partner]).float().exp_()
+        other = moved(clips.log_mel[partner[:, None], source[mixed]]).float()
+        power = share * log_mel[where].exp_() + (1 - share) * other.exp_()
         log_mel[where] = power.log_()
         targets = targets.index_copy(
             0, torch.from_numpy(mixed), own * targets[mixed] + (1 - own) * clips.targets[partner]
         )
         mask = mask.index_copy(0, torch.from_numpy(mixed), mask[mixed] & clips.mask[partner])
-    frames, bands = log_mel.shape[1:]
-    source = (np.arange(frames) - view.shift[rows, None]) % frames
-    log_mel = log_mel[torch.arange(len(rows), device=device)[:, None], moved(source)]
     log_mel += moved(view.gain[rows])[:, None, None]
     if view.time_masks.size or view.band_masks.size:
         covered = _covered(moved(view.time_masks[rows]), frames)[:, :, None]
