@@ -465,9 +465,9 @@ def whole_grid(record: Record) -> list[Wave]:
         *[lambda data: searches(record, data, singles[1:])] * 3,
         *[lambda data: searches(record, data, combinations)] * 3,
         lambda data: mains(chosen, data, CORE, SEEDS),
+        lambda data: mains(chosen, data, CORE, CORE_SEEDS),
         lambda data: regimes(chosen, data, SEEDS),
         lambda data: mains(chosen, data, [method for method in SEARCH if method not in CORE], SEEDS),
-        lambda data: mains(chosen, data, CORE, CORE_SEEDS),
         lambda data: variants(chosen, data, SEEDS) if data == "embedded" else (),
     ]
 
