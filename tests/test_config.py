@@ -171,7 +171,7 @@ def test_weights_of_a_student_override_the_common_ones(params: dict) -> None:
         }
     }
     config = Config.model_validate(params)
-    assert config.students["a"].loss_weights(config.student.weights) == {"kd": 3.0, "iusp": 30.0}
+    assert config.students["a"].loss_weights(config.student.weights) == {"kd": 3.0, "iusp": config.student.weights.iusp}
 
 
 def test_layers_of_a_student_override_the_common_ones(params: dict) -> None:
