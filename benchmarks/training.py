@@ -22,7 +22,7 @@ NETWORKS = {
     "student, 7 k": ("plain", 7000),
     "CNN-LSTM student, 24 k": ("cnn_lstm", 24_000),
 }
-CLIPS, SEEDS, EPOCHS = 128, (0, 1, 2), 8
+CLIPS, SEEDS, EPOCHS = 64, (0, 1, 2), 6
 GEMM = 2048
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     """Measure and print."""
     one_thread()
     config = settings()
-    data, _ = embedded(600, 200)
+    data, _ = embedded(400, 100)
     report = Report()
     peaks = {"float32": gemm(torch.float32), "bfloat16": gemm(torch.bfloat16)}
     report.notes.append(
@@ -88,7 +88,7 @@ def main() -> None:
             "channels-last": epoch(Setting(*network, kinds["float32"], clips=CLIPS), data, view),
             "both": epoch(Setting(*network, kinds["bfloat16"], clips=CLIPS), data, view),
         }
-        times = interleaved(jobs, 5)
+        times = interleaved(jobs, 4)
         against = "against plain float32"
         report.figures.append(
             ratio(f"{title}: bfloat16 + channels-last, {against}", times["plain"], times["both"], 1.8)
