@@ -13,7 +13,7 @@ import numpy.typing as npt
 import soundfile
 
 MIN_RATE, MAX_RATE = 4000, 192_000  # Hz
-BLOCK_VALUES = 2**18  # samples × channels that are decoded at once
+BLOCK_VALUES = 2**20  # samples × channels that are decoded at once: most clips whole
 LONGEST_NAME = 200  # bytes; file systems allow 255, temporary names are longer
 SUFFIXES = (".wav", ".flac", ".ogg")
 UNCOMPRESSED_WAV = (0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE)  # PCM, float, A-law, µ-law, extensible
@@ -103,7 +103,7 @@ def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     """
     with _opened(path) as file:
         blocks = [block.mean(axis=1) if file.channels > 1 else block[:, 0] for block in _blocks(file)]
-        return np.concatenate([np.empty(0, np.float32), *blocks]), file.samplerate
+        return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks]), file.samplerate
 
 
 @contextmanager

@@ -29,7 +29,8 @@ class _Transform:
         length: samples of a clip.
         frames: first samples of the frames, of a clip with half a window before it.
         window: float32 (W,).
-        mel: float32 (bins, M); power spectrum up to the highest band to mel power.
+        mel: float32 (2 · bins, M); squares of the real and imaginary parts of each bin, up to the highest band, to mel
+            power.
     """
 
     length: int
@@ -47,13 +48,14 @@ def _transform(config: Features, sample_rate: int) -> _Transform:
     bins = size // 2 + 1
     # Beyond the highest band there is nothing to sum.
     used = math.ceil(config.high_hz * size / sample_rate)
+    mel = melscale_fbanks(bins, config.low_hz, config.high_hz, config.mel_bands, sample_rate)[:used]
+    # Power grows with the square of the window's samples: of a tone by itself, of noise with the bins in a band.
+    mel = mel * (config.window_length / size) ** 2
     return _Transform(
         length=round(clip_length(config) * sample_rate / config.sample_rate),
         frames=starts.long() if rest else slice(0, count * hop, hop),
         window=torch.hann_window(size),
-        mel=melscale_fbanks(bins, config.low_hz, config.high_hz, config.mel_bands, sample_rate)[:used]
-        # Power grows with the square of the window's samples: of a tone by itself, of noise with the bins in a band.
-        * (config.window_length / size) ** 2,
+        mel=mel.repeat_interleave(2, dim=0),
     )
 
 
@@ -81,7 +83,7 @@ def log_mel(samples: Tensor, sample_rate: int, config: Features) -> Tensor:
         zero-padded or cut to `clip_seconds`.
     """
     transform = _transform(config, sample_rate)
-    size, bins = len(transform.window), len(transform.mel)
+    size, bins = len(transform.window), len(transform.mel) // 2
     edge = size // 2
     samples = samples[: transform.length]
     padded = samples.new_empty(transform.length + size)
@@ -91,6 +93,7 @@ def log_mel(samples: Tensor, sample_rate: int, config: Features) -> Tensor:
     padded[:edge] = padded[edge + 1 : size + 1].flip(0)
     padded[-edge:] = padded[-size - 1 : -edge - 1].flip(0)
     frames = padded.unfold(0, size, 1)[transform.frames]
-    spectrum = torch.fft.rfft(frames * transform.window)[:, :bins]
-    power = spectrum.real.square() + spectrum.imag.square()
-    return torch.log(power @ transform.mel + config.log_offset)
+    spectrum = torch.view_as_real(torch.fft.rfft(frames * transform.window)[:, :bins])
+    # Squares of real and imaginary parts, side by side, are summed by the same product as the bins.
+    power = spectrum.square().flatten(1) @ transform.mel
+    return power.add_(config.log_offset).log_()
