@@ -372,7 +372,10 @@ def test_a_killed_run_fetches_nothing_twice(proxy: Proxy, undisturbed: Path, tmp
     slow = Fault(wait=20)
     proxy.fault = lambda key, before: slow if key == last and not before else None
     process = begin(tmp_path, config(), output)
-    until(lambda: len(list(output.parent.glob(".out.work-*/fetched/**/*.*"))) >= len(CLIPS) + 2)
+    fetched = ".out.work-*/fetched/**"
+    # All but the last are whole, and it has begun.
+    until(lambda: len(list(output.parent.glob(f"{fetched}/[!.]*.*"))) == len(CLIPS) + 1)
+    until(lambda: len(list(output.parent.glob(f"{fetched}/.*.part"))) == 1)
     process.kill()
     process.wait()
     [work] = output.parent.glob(".out.work-*")
