@@ -156,8 +156,9 @@ def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
     knowledge = read_knowledge(job.teacher, data)
     config = job.common.training
     network, description = new_network(job.student.architecture, job.student.parameters, data, config, job.seed)
-    description |= {"method": job.student.method, "weights": job.weights, "teacher": knowledge.description["teacher"]}
     tapped = job.student.tapped(job.common.layers)
+    description |= {"method": job.student.method, "weights": job.weights, "layers": tapped}
+    description |= {"knowledge": job.common.knowledge, "teacher": knowledge.description["teacher"]}
     for method, layers in tapped.items():
         if method != "skill":  # which taps the teacher's layers
             check_layers(f"layers.{method} of a {job.student.architecture}", layers, network, data)
@@ -175,7 +176,7 @@ def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
         else:
             view = knowledge.new_view(job.seed, epoch)
             for batch in batches(data, view, order, config.batch_size, network.device, {}):
-                yield replace(batch, knowledge=ask(teacher, batch.log_mel, names))
+                yield replace(batch, knowledge=ask(teacher, batch.log_mel, names)) if names else batch
 
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         terms = {"labels": label_loss(logits, batch.targets, batch.mask)}
