@@ -1,6 +1,6 @@
 """Compare all methods of distillation on one teacher's knowledge, with enough seeds to tell.
 
-python -m benchmarks.science              every run that benchmarks/science.csv does not hold yet, two hours on two
+python -m benchmarks.science              every run that benchmarks/science.csv does not hold yet, some hours on two
                                           cores; then docs/results.md and docs/methods.md
 python -m benchmarks.science --quick      a small part of the grid into data/science/quick/, ten minutes at most
 

@@ -444,7 +444,10 @@ def results_page(study: Study, on: str) -> str:
         on: the machine, in words.
     """
     fewest = min(len(runs) for one in study.settings if one.main for runs in one.runs.values())
-    few = f"\n**A quick run, with as few as {fewest} seeds: it shows that the experiment works, not what is better.**\n"
+    few = (
+        f"\n**Not the whole study: some methods have as few as {fewest} seeds. Read it with care; "
+        "`make bench-science` goes on where the record ends.**\n"
+    )
     return f"""# Results
 
 Written by `make bench-science` from `benchmarks/science.csv`; not by hand.

@@ -295,7 +295,7 @@ def test_pages_are_whole_and_the_same_every_time(table, tmp_path):
             assert len({row.count("|") for row in rows.splitlines()}) == 1, rows
         for picture in re.findall(r"\(pictures/(.*?)\)", text):
             assert (tmp_path / "a" / "pictures" / picture).stat().st_size > 1000
-    assert ("A quick run" in (tmp_path / "a" / "results.md").read_text()) == (table["seed"].nunique() < 5)
+    assert ("Not the whole study" in (tmp_path / "a" / "results.md").read_text()) == (table["seed"].nunique() < 5)
 
 
 def test_methods_have_a_row_each_with_measured_gain(tmp_path):
