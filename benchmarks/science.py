@@ -38,6 +38,7 @@ from iusp.augmentation import View, augment
 from iusp.config import Augmentation, Config, Student, load
 from iusp.console import readable_failures, shown_progress
 from iusp.distillation.losses import Distillation
+from iusp.errors import InputError
 from iusp.features import read_features
 from iusp.files import atomic, digest
 from iusp.knowledge import Knowledge, ask, read_knowledge, write_knowledge
@@ -509,6 +510,8 @@ def main() -> None:
         config = load(ROOT / "params.yaml")
         record = Record(WORK / "quick" / "science.csv" if arguments.quick else RECORD)
         sources = {"embedded": config}
+        if arguments.recordings and not arguments.recordings.is_dir():
+            raise InputError(f"{arguments.recordings}: no such folder; name one in SONYC-UST's format")
         if arguments.recordings and not arguments.quick:
             changes = {"source": "folder", "path": str(arguments.recordings)}
             dataset_section = config.dataset.model_copy(update=changes)

@@ -15,6 +15,7 @@ from benchmarks.machine import machine
 from benchmarks.science_figures import draw_differences, draw_means, draw_regimes
 from benchmarks.science_statistics import Mean, Ratio, gap_closed, holm, mean_of, relative_gain
 from benchmarks.science_study import METHODS, SETTING, Setting, Study, rank, read_study
+from iusp.console import readable_failures
 from iusp.files import atomic
 
 CORE = ("labels", "kd", "sp", "iusp", "iusp+kd")
@@ -564,7 +565,8 @@ def main() -> None:
     parser.add_argument("csv", type=Path, help="finished runs")
     parser.add_argument("docs", type=Path, help="folder to write")
     arguments = parser.parse_args()
-    write(arguments.csv, arguments.docs, machine())
+    with readable_failures():
+        write(arguments.csv, arguments.docs, machine())
 
 
 if __name__ == "__main__":

@@ -126,9 +126,12 @@ def read_study(path: Path) -> Study:
     """Read the CSV of finished runs.
 
     Raises:
-        InputError: a column is missing, a run is there twice, or the main part has no run yet.
+        InputError: it cannot be read, a column is missing, a run is there twice, or the main part has no run yet.
     """
-    table = pd.read_csv(path, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write it with `make bench-science`") from None
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"{path}: has no column {', '.join(missing)}; write it with `make bench-science`")
     if not (table["stage"] == "main").any():
