@@ -61,7 +61,7 @@ format: .venv/installed-dev ## Put the code into its format
 mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
 
-bench: .venv/installed-dev ## Measure speed and write docs/performance.md (a quarter of an hour)
+bench: .venv/installed-dev ## Measure speed and write docs/performance.md
 	$(BIN)/python -m benchmarks.performance
 
 bench-science: .venv/installed ## Compare all methods, also on DATA=<recordings>; write docs/results.md, docs/methods.md

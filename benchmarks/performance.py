@@ -1,6 +1,6 @@
 """Measure how fast everything is, and write docs/performance.md.
 
-python -m benchmarks.performance               all scripts, about a quarter of an hour
+python -m benchmarks.performance               all scripts
 python -m benchmarks.performance features …    some; the others' last results are kept
 python -m benchmarks.performance --render      only write the page again
 """

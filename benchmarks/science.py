@@ -2,7 +2,7 @@
 
 python -m benchmarks.science              every run that benchmarks/science.csv does not hold yet, some hours on two
                                           cores; then docs/results.md and docs/methods.md
-python -m benchmarks.science --quick      a small part of the grid into data/science/quick/, ten minutes at most
+python -m benchmarks.science --quick      a small part of the grid into data/science/quick/
 
 The embedded data, and recordings in SONYC-UST's format where --recordings names a folder, go through the steps dataset,
 features and teacher, as `dvc repro` would do. Then students are trained: first each method's weight is searched, all

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from threadpoolctl import threadpool_limits
 from torch.profiler import ProfilerActivity, profile
 
-from iusp.config import Config
+from iusp.config import Config, load
 from iusp.memory import keep_memory
 from iusp.progress import silent
 from iusp.steps import dataset, features
@@ -109,21 +108,14 @@ def operators(job: Callable[[], object], rows: int = 8) -> list[list[str]]:
     ]
 
 
-def settings(**changes: Any) -> Config:
-    """Return params.yaml with other values of dotted keys (`__` for a dot)."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for name, value in changes.items():
-        *path, key = name.split("__")
-        section = params
-        for part in path:
-            section = section[part]
-        section[key] = value
-    return Config.model_validate(params)
+def settings(*changes: str) -> Config:
+    """Return params.yaml with other values of some keys, `key.of.it=value`."""
+    return load(ROOT / "params.yaml", changes)
 
 
 def embedded(train: int, validate: int) -> tuple[TrainingData, Path]:
     """Return the embedded data with so many clips, and the folder with its `dataset`, `recordings` and `features`."""
-    config = settings(dataset__clips={"train": train, "validate": validate, "test": 0})
+    config = settings(f"dataset.clips={{train: {train}, validate: {validate}, test: 0}}")
     folder = WORK / f"{train}-{validate}"
     if not (folder / "recordings").exists():
         dataset.run(config.dataset, folder / "dataset", folder / "recordings", silent)

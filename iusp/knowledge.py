@@ -164,14 +164,18 @@ class Knowledge:
         """How many views there are."""
         return len(self.description["views"])
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """Of the views."""
+        return Augmentation.model_validate(self.description["augmentation"])
+
     def view(self, number: int) -> View:
         """Draw view `number` again.
 
         Raises:
             InputError: it is not the view that the teacher saw.
         """
-        augmentation = Augmentation.model_validate(self.description["augmentation"])
-        view = draw_view(augmentation, self.description["seed"], "knowledge", number, self.data.shape)
+        view = draw_view(self.augmentation, self.description["seed"], "knowledge", number, self.data.shape)
         if _view_digest(view) != self.description["views"][number]:
             raise InputError(
                 f"{self.folder}: view {number} cannot be drawn again as the teacher saw it (another NumPy?); "
@@ -181,8 +185,7 @@ class Knowledge:
 
     def new_view(self, seed: int, number: int) -> View:
         """Draw a view of the same augmentation that the teacher has not been asked about."""
-        augmentation = Augmentation.model_validate(self.description["augmentation"])
-        return draw_view(augmentation, seed, "training", number, self.data.shape)
+        return draw_view(self.augmentation, seed, "training", number, self.data.shape)
 
     def read(self, name: str, number: int) -> NDArray[np.float16]:
         """Map what is called `name` of view `number` into memory, one row per clip.

@@ -198,13 +198,12 @@ def layer_channels(network: Tagger, data: TrainingData) -> list[int]:
     return [layer.shape[1] for layer in maps]
 
 
-def check_layers(what: str, layers: Iterable[int], network: Tagger, data: TrainingData) -> None:
-    """Check that a network has layers, counted from the last, which is 1.
+def check_layers(what: str, layers: Iterable[int], count: int) -> None:
+    """Check that a network of `count` layers has these, counted from the last, which is 1.
 
     Raises:
         InputError: it has not.
     """
-    count = len(layer_channels(network, data))
     if too_many := [layer for layer in layers if layer > count]:
         raise InputError(f"{what}: there is no layer {too_many[0]}, only {count}, counted from the last")
 

@@ -19,7 +19,6 @@ from iusp.distillation.losses import Distillation, Subject
 from iusp.distillation.skill import cluster_layers
 from iusp.files import code_digest, digest, read_json, sha256, work_folder
 from iusp.knowledge import Knowledge, ask, read_knowledge
-from iusp.models.layers import Tagger
 from iusp.parallel import worker_pool
 from iusp.records import Row
 from iusp.training import (
@@ -159,11 +158,12 @@ def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
     tapped = job.student.tapped(job.common.layers)
     description |= {"method": job.student.method, "weights": job.weights, "layers": tapped}
     description |= {"knowledge": job.common.knowledge, "teacher": knowledge.description["teacher"]}
+    channels = layer_channels(network, data)
     for method, layers in tapped.items():
         if method != "skill":  # which taps the teacher's layers
-            check_layers(f"layers.{method} of a {job.student.architecture}", layers, network, data)
+            check_layers(f"layers.{method} of a {job.student.architecture}", layers, len(channels))
     names = job.student.knowledge_names(job.common.layers)
-    subject = _subject(network, data, knowledge, names, tapped.get("skill", ()))
+    subject = _subject(channels, data, knowledge, names, tapped.get("skill", ()))
     distillation = Distillation(job.weights, tapped, job.common.temperature, subject).to(network.device)
     teacher = models.load(job.teacher)[0].to(network.device) if job.common.knowledge == "online" else None
 
@@ -187,7 +187,7 @@ def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
 
 
 def _subject(
-    network: Tagger, data: TrainingData, knowledge: Knowledge, names: Sequence[str], clustered: Sequence[int]
+    channels: Sequence[int], data: TrainingData, knowledge: Knowledge, names: Sequence[str], clustered: Sequence[int]
 ) -> Subject:
     """Look up what the losses must know of student and teacher."""
     teacher = {name: knowledge.read(name, 0).shape[1:] for name in names}
@@ -203,4 +203,4 @@ def _subject(
         for category, tag in data.taxonomy.coarse.items()
         if tag in columns and set(fine[category]) <= set(columns)
     ]
-    return Subject(layer_channels(network, data), len(columns), teacher, clusters, families)
+    return Subject(channels, len(columns), teacher, clusters, families)

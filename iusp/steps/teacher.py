@@ -20,6 +20,7 @@ from iusp.training import (
     check_layers,
     epoch_order,
     label_loss,
+    layer_channels,
     new_network,
     read_training_data,
     train,
@@ -60,7 +61,7 @@ def run(
     data = read_training_data(dataset, features, config.tags)
     network, description = new_network(config.architecture, config.parameters, data, config.training, config.seed)
     description["predicts"] = config.tags
-    check_layers(f"teacher.layers of a {config.architecture}", config.layers, network, data)
+    check_layers(f"teacher.layers of a {config.architecture}", config.layers, len(layer_channels(network, data)))
     device = network.device
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
