@@ -280,7 +280,7 @@ def train(
     """
     device, first = network.device, distributed.rank() == 0
     keep_memory()
-    torch.set_num_threads(config.threads)
+    _use_threads(config.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Filling memory that is overwritten anyway costs time and changes nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -349,6 +349,17 @@ def train(
         models.save(folder, network, description)
         checkpoint.unlink()
     return description
+
+
+def _use_threads(threads: int) -> None:
+    """Set PyTorch's CPU threads, with MKL's vector functions ready for them.
+
+    MKL 2024 chooses a function's code at its first call; where several threads make it at once, one of them may get
+    code of low accuracy for that call, and the bytes differ (https://github.com/pytorch/pytorch/issues/188792).
+    """
+    torch.set_num_threads(threads)
+    for function in (torch.exp, torch.log, torch.sqrt, torch.tanh):
+        function(torch.ones(1))
 
 
 def _epoch(
