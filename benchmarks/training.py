@@ -22,7 +22,7 @@ NETWORKS = {
     "student, 7 k": ("plain", 7000),
     "CNN-LSTM student, 24 k": ("cnn_lstm", 24_000),
 }
-CLIPS, SEEDS, EPOCHS = 64, (0, 1, 2), 6
+CLIPS, SEEDS, EPOCHS = 64, range(6), 6
 GEMM = 2048
 
 
