@@ -474,9 +474,9 @@ def whole_grid(record: Record) -> list[Wave]:
         *[lambda data: searches(record, data, combinations)] * 3,
         lambda data: mains(chosen, data, CORE, SEEDS),
         lambda data: mains(chosen, data, CORE, CORE_SEEDS, COMPARED),
-        lambda data: regimes(chosen, data, SEEDS),
         lambda data: mains(chosen, data, others, SEEDS, COMPARED),
         lambda data: variants(chosen, data, SEEDS) if data == "embedded" else (),
+        lambda data: regimes(chosen, data, SEEDS),
     ]
 
 
