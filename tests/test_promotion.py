@@ -47,7 +47,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 Registry("none", client(uri)).log(TAG)
                 break
             except MlflowException:
-                assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()[-3000:]
+                ended = process.poll() is not None or time.monotonic() > end
+                assert not ended, (folder / "log").read_text()[-3000:]
                 time.sleep(1)
         yield uri
     finally:
