@@ -1,5 +1,6 @@
 """Processes that promote at once; imported by a fork server, so that starting twenty costs little."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,8 @@ from iusp.promotion import Outcome, promote, read_history, unsettled
 from iusp.registry import Registry
 
 START_SECONDS = 300
+for kind in ("tracking", "model_registry"):  # which MLflow imports when it first meets a database
+    importlib.import_module(f"mlflow.store.{kind}.sqlalchemy_store")
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
