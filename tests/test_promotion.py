@@ -12,15 +12,20 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import ROOT, environment, merged
-from evidence import EVALUATION, GATE, register_versions
+from evidence import EVALUATION, GATE, register_version, register_versions, write_evidence
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from promotion_race import kill, race_twice
 from s3_servers import free_port
 
 from iusp.cli import main
+from iusp.config import load
 from iusp.errors import InputError
+from iusp.files import write_json
 from iusp.promotion import TAG, promote, promote_challenger, read_history, rollback, settle, unsettled
 from iusp.registry import Registry
+from iusp.steps.registration import run
+from iusp.tracking import Tracker
 
 START_SECONDS = 300
 GOOD, BETTER, BAD = 0.3, 0.25, 0.6
@@ -46,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         end = time.monotonic() + START_SECONDS
         while True:
             try:
-                Registry("none", client(uri)).log(TAG)
+                Registry("none", MlflowClient(uri)).log(TAG)
                 break
             except MlflowException:
                 ended = process.poll() is not None or time.monotonic() > end
@@ -56,12 +61,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
-
-
-def client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
 
 
 @pytest.fixture(autouse=True)
@@ -168,8 +167,6 @@ def test_what_cannot_be_read_is_a_reason(registry: Registry, tmp_path: Path) -> 
 def test_the_same_network_evaluated_anew_is_the_same_version_with_new_evidence(
     registry: Registry, tmp_path: Path
 ) -> None:
-    from evidence import register_version
-
     experiment = registry.client.create_experiment(registry.model_name)
     version = register_version(registry, tmp_path / "model", experiment, None)
     assert promote(registry, version, GATE, EVALUATION).reasons
@@ -327,3 +324,57 @@ def test_the_command_line(registry: Registry, iusp: Callable[..., Result], tmp_p
         ("promote", good, bad, "rao"),
         ("rollback", bad, good, "rao"),
     ]
+
+
+def evaluated(folder: Path, noise: float) -> None:
+    """What the dataset and evaluation steps leave for registration, of one student."""
+    write_json(folder / "dataset/dataset.json", {"digest": "data"})
+    for name in ("quarantine.csv", "unmatched.csv"):
+        (folder / "dataset" / name).write_text("")
+    evaluation = folder / "evaluation"
+    network = {"parameters": 5568, "macs": 1_600_000, "bytes": 22_272, "architecture": "plain", "sha256": "0123"}
+    network["coarse"] = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
+    student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
+    student["validate_micro_auprc"] = {"0": 0.7}
+    write_json(evaluation / "metrics.json", {"split": "test", "teacher": network, "students": {"small": student}})
+    for name in ("latency.json", "report.html", "plots/one.png"):
+        (evaluation / name).parent.mkdir(exist_ok=True)
+        (evaluation / name).write_text("")
+    write_json(evaluation / "features.json", {"digest": "features"})
+    for name in ("teacher", "small-seed-0"):
+        write_json(evaluation / "networks" / name / "config.json", {})
+        (evaluation / "networks" / name / "record.csv").write_text("epoch,loss_labels\n1,0.5\n")
+    model = evaluation / "networks/small-seed-0/model"
+    (model / "extra_files").mkdir(parents=True)
+    for name in ("weights.safetensors", "config.json"):
+        (model / "extra_files" / name).write_text(f"{folder} {name}")
+    write_evidence(model / "evaluation", noise)
+
+
+def test_the_registration_step_promotes_only_if_it_may_and_says_what_came_of_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    def registration(name: str, noise: float, auto_promote: bool) -> dict[str, Any]:
+        folder = tmp_path / name
+        if not folder.exists():
+            evaluated(folder, noise)
+        config = load(ROOT / "params.yaml")
+        names = {"model_name": registry.model_name, "auto_promote": auto_promote}
+        config = config.model_copy(update={"registration": config.registration.model_copy(update=names)})
+        tracker = Tracker.of(config, folder / "dataset")
+        result = run(config, tracker, folder / "dataset", folder / "evaluation", folder / "registration.json")
+        assert json.loads((folder / "registration.json").read_text()) == result
+        return result
+
+    first = registration("first", GOOD, False)
+    assert "promotion" not in first
+    assert set(registry.aliases()) == {"challenger"}
+    for _ in range(2):
+        assert registration("first", GOOD, True)["promotion"] == {"promoted": True, "reasons": []}
+    assert champions(registry) == [(None, 1)]
+    tags = registry.version(1).tags
+    assert (tags["latency_ms.float32.onnx"], tags["bytes.int8.onnx"]) == ("1.2", "20000")
+    second = registration("second", BAD, True)
+    assert not second["promotion"]["promoted"]
+    assert len(second["promotion"]["reasons"]) >= 3
+    assert registry.aliases() == {"challenger": 2, "champion": 1}
