@@ -42,11 +42,11 @@ from iusp.errors import InputError
 from iusp.features import read_features
 from iusp.files import atomic, digest
 from iusp.knowledge import Knowledge, ask, read_knowledge, write_knowledge
-from iusp.metrics import score
+from iusp.metrics import score, score_table
 from iusp.models.layers import Tagger
 from iusp.parallel import worker_pool
 from iusp.progress import Progress
-from iusp.scoring import score_table, truth_table
+from iusp.scoring import truth_table
 from iusp.steps import dataset, features, student, teacher
 from iusp.taxonomy import read_taxonomy
 from iusp.training import TrainingData, predict, read_training_data

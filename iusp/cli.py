@@ -12,6 +12,7 @@ from iusp.errors import InputError
 
 if TYPE_CHECKING:
     from iusp.config import Config
+    from iusp.registry import Registry
 
 DATASET, RECORDINGS, FEATURES = Path("data/dataset"), Path("data/recordings"), Path("data/features")
 TEACHER, STUDENTS = Path("models/teacher"), Path("models/students")
@@ -214,3 +215,115 @@ def config(ctx: click.Context, schema: bool) -> None:
 
     document = Config.model_json_schema() if schema else _config(ctx).model_dump(mode="json", by_alias=True)
     click.echo(json.dumps(document, indent=2))
+
+
+def _registry(ctx: click.Context) -> "tuple[Registry, Config]":
+    from iusp.registry import Registry
+
+    config = _config(ctx)
+    return Registry(config.registration.model_name), config
+
+
+@main.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all tags.")
+@click.pass_context
+def models(ctx: click.Context, as_json: bool) -> None:
+    """List the registered versions, the newest first.
+
+    Aliases, quality with its 95 % interval, cost of the files for devices (float32 / int8), digest of the data, age.
+    """
+    if ctx.invoked_subcommand:
+        return
+    from iusp.console import show_models
+    from iusp.tracking import readable_errors
+
+    with readable_errors():
+        show_models(_registry(ctx)[0], as_json)
+
+
+@models.command()
+@click.argument("version", type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def show(ctx: click.Context, version: int, as_json: bool) -> None:
+    """Show one VERSION: its tags, what became of it, and what the gate says of it today.
+
+    The gate is asked whether VERSION may succeed today's champion; nothing is changed.
+    """
+    from iusp.console import show_version
+    from iusp.tracking import readable_errors
+
+    with readable_errors():
+        registry, config = _registry(ctx)
+        show_version(registry, version, config.registration.gate, config.evaluation, as_json)
+
+
+class _Champion(click.ParamType[int]):
+    name = "version|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "none":
+            return 0
+        return int(click.IntRange(min=1).convert(value, param, ctx))
+
+
+@main.command()
+@click.argument("version", type=click.IntRange(min=1))
+@click.option("--expect", type=_Champion(), help="Refuse unless this one is the champion now (`none`: none).")
+@click.option("--reason", default="", help="Why; kept in the history.")
+@click.option("--force", is_flag=True, help="Promote against the gate's reasons; needs --reason, and is recorded.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def promote(ctx: click.Context, version: int, expect: int | None, reason: str, force: bool, as_json: bool) -> None:
+    """Make VERSION the champion, if the gate lets it.
+
+    The gate (params.yaml's `registration.gate`) holds the version's measurements against floors, budgets and limits of
+    parity, and compares it with today's champion on the same clips. The alias `champion` moves to it,
+    `previous_champion` to the one before. If it is refused, or somebody else was faster, every reason is listed,
+    nothing has changed, and the exit status is 1.
+    """
+    from iusp.console import show_outcome
+    from iusp.promotion import promote
+    from iusp.tracking import readable_errors
+
+    with readable_errors():
+        registry, config = _registry(ctx)
+        gate, evaluation = config.registration.gate, config.evaluation
+        outcome = promote(registry, version, gate, evaluation, why=reason, force=force, expected=expect)
+    show_outcome(outcome, as_json)
+    ctx.exit(1 if outcome.reasons else 0)
+
+
+@main.command()
+@click.option("--reason", default="", help="Why; kept in the history.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def rollback(ctx: click.Context, reason: str, as_json: bool) -> None:
+    """Make the previous champion the champion again.
+
+    The gate isn't asked. A second rollback goes back one champion further. If somebody else was faster, nothing has
+    changed, and the exit status is 1.
+    """
+    from iusp.console import show_outcome
+    from iusp.promotion import rollback
+    from iusp.tracking import readable_errors
+
+    with readable_errors():
+        outcome = rollback(_registry(ctx)[0], reason)
+    show_outcome(outcome, as_json)
+    ctx.exit(1 if outcome.reasons else 0)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the gate's verdicts.")
+@click.pass_context
+def history(ctx: click.Context, as_json: bool) -> None:
+    """Show every promotion and rollback, the newest last.
+
+    Who did it, when, from which version to which, why, and what the gate said.
+    """
+    from iusp.console import show_history
+    from iusp.tracking import readable_errors
+
+    with readable_errors():
+        show_history(_registry(ctx)[0], as_json)

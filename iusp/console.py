@@ -1,20 +1,25 @@
 """What the command line and a cluster's pods show people: progress, and errors in one line."""
 
+import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from iusp.config import Augmentations, Student, StudentTraining, Teacher
+from iusp.config import Augmentations, Evaluation, Gate, Student, StudentTraining, Teacher
 from iusp.errors import InputError
 from iusp.progress import Progress
 
 if TYPE_CHECKING:
+    from iusp.gate import Verdict
+    from iusp.promotion import Entry, History, Outcome
     from iusp.records import Row
+    from iusp.registry import RegisteredVersion, Registry
     from iusp.tracking import Tracker
 
 
@@ -166,3 +171,205 @@ def show_results(evaluation: Path, registration: Path) -> None:
     console.print(table, markup=False)
     click.echo("ms/clip: the network alone, one thread. seeds: micro AUPRC, mean ± standard deviation over all seeds.")
     click.echo(f"Report: {evaluation / 'report.html'}")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
+
+
+def _age(since: datetime) -> str:
+    seconds = (datetime.now(UTC) - since).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
+
+
+def _version_json(version: "RegisteredVersion") -> dict[str, Any]:
+    return {
+        "version": version.number,
+        "aliases": list(version.aliases),
+        "registered": version.registered.isoformat(timespec="seconds"),
+        "run_id": version.run_id,
+        "source": version.source,
+        "tags": version.tags,
+    }
+
+
+def _entry_json(entry: "Entry") -> dict[str, Any]:
+    change = entry.change
+    return {
+        "entry": entry.number,
+        "time": entry.time.isoformat(timespec="seconds"),
+        "who": change.who,
+        "action": change.action,
+        "from": change.before,
+        "to": change.champion,
+        "reason": change.why,
+        "forced": change.forced,
+        "verdict": change.verdict.model_dump() if change.verdict else None,
+    }
+
+
+def _warn_if_unsettled(registry: "Registry", history: "History") -> None:
+    from iusp.promotion import unsettled
+
+    for alias, version in unsettled(registry, history).items():
+        click.echo(
+            f"iusp: the alias {alias} is not where the history says (version {version or 'none'}): a promotion was "
+            "interrupted, or somebody moved it; the next iusp promote or rollback puts it right",
+            err=True,
+        )
+
+
+def show_models(registry: "Registry", as_json: bool) -> None:
+    """Print the registered versions, the newest first."""
+    from iusp.promotion import read_history
+
+    _warn_if_unsettled(registry, read_history(registry))
+    versions = registry.versions()
+    if as_json:
+        _print_json([_version_json(version) for version in versions])
+        return
+
+    def number(tags: dict[str, str], name: str, form: str, scale: float = 1) -> str:
+        try:
+            return format(float(tags[name]) * scale, form)
+        except (KeyError, ValueError):  # registered by other means than ours
+            return "–"
+
+    rows = []
+    for version in versions:
+        tags = version.tags
+        rows.append(
+            [
+                str(version.number),
+                ", ".join(version.aliases),
+                tags.get("student", "–"),
+                tags.get("method", "–"),
+                *(
+                    f"{number(tags, kind, '.3f')} [{number(tags, f'{kind}_low', '.3f')}, "
+                    f"{number(tags, f'{kind}_high', '.3f')}]"
+                    for kind in ("micro_auprc", "macro_auprc")
+                ),
+                number(tags, "parameters", ",.0f"),
+                *(
+                    " / ".join(number(tags, f"{kind}.{file}.onnx", form, scale) for file in ("float32", "int8"))
+                    for kind, form, scale in (("latency_ms", ".2f", 1), ("bytes", ",.0f", 1e-3))
+                ),
+                tags.get("iusp.data", "–")[:8],
+                _age(version.registered),
+            ]
+        )
+    columns = ["version", "alias", "student", "method", "micro AUPRC [95 %]", "macro AUPRC [95 %]", "parameters"]
+    columns += ["ms float32 / int8", "kB float32 / int8", "data", "age"]
+    _print_table(f"Versions of {registry.model_name}", columns, rows)
+
+
+def _print_verdict(verdict: "Verdict") -> None:
+    if verdict.comparison:
+        click.echo(str(verdict.comparison))
+    for reason in verdict.reasons:
+        click.echo(f"  - {reason}")
+
+
+def show_version(registry: "Registry", number: int, gate: Gate, evaluation: Evaluation, as_json: bool) -> None:
+    """Print all that is known of a version, and what the gate says of it as the next champion."""
+    from iusp.promotion import examine, read_history
+
+    history = read_history(registry)
+    version = registry.version(number)
+    champion = history.champion if history.champion != number else None
+    verdict = examine(registry, number, champion, gate, evaluation)
+    entries = [entry for entry in history.entries if number in (entry.change.before, entry.change.champion)]
+    if as_json:
+        described = _version_json(version) | {"gate": verdict.model_dump()}
+        _print_json(described | {"history": [_entry_json(entry) for entry in entries]})
+        return
+    described = _version_json(version)
+    described |= {"aliases": ", ".join(version.aliases) or "–"} | described.pop("tags")
+    width = max(map(len, described))
+    for name, value in described.items():
+        click.echo(f"{name:{width}}  {value}")
+    for entry in entries:
+        click.echo(_sentence(entry))
+    click.echo("gate: would refuse it" if verdict.reasons else "gate: passes")
+    _print_verdict(verdict)
+
+
+def _sentence(entry: "Entry") -> str:
+    change = entry.change
+    return (
+        f"entry {entry.number}: {entry.time:%Y-%m-%d %H:%M} UTC {change.who}: {change.action} "
+        f"{change.before or 'none'} → {change.champion}{change.why and f' ({change.why})'}"
+    )
+
+
+def show_outcome(outcome: "Outcome", as_json: bool) -> None:
+    """Print what came of a promotion or a rollback; what was not done goes to stderr."""
+    if as_json:
+        _print_json(
+            {
+                "champion": outcome.champion,
+                "changed": outcome.entry is not None,
+                "reasons": list(outcome.reasons),
+                "entry": _entry_json(outcome.entry) if outcome.entry else None,
+                "verdict": outcome.verdict.model_dump() if outcome.verdict else None,
+                "repaired": outcome.repaired,
+            }
+        )
+        return
+    if outcome.repaired:
+        click.echo("iusp: the aliases were not where the history says; they are now", err=True)
+    if outcome.reasons:
+        still = f"version {outcome.champion} is the champion" if outcome.champion else "there is no champion"
+        click.echo(f"iusp: refused; {still}", err=True)
+        for reason in outcome.reasons:
+            click.echo(f"  - {reason}", err=True)
+        if outcome.verdict and outcome.verdict.comparison:
+            click.echo(str(outcome.verdict.comparison), err=True)
+    elif outcome.entry:
+        click.echo(_sentence(outcome.entry))
+        if outcome.verdict and outcome.verdict.reasons:
+            click.echo("forced against the gate:")
+        if outcome.verdict:
+            _print_verdict(outcome.verdict)
+    else:
+        click.echo(f"version {outcome.champion} is the champion already")
+
+
+def show_history(registry: "Registry", as_json: bool) -> None:
+    """Print every change of the champion, the newest last."""
+    from iusp.promotion import read_history
+
+    history = read_history(registry)
+    _warn_if_unsettled(registry, history)
+    if as_json:
+        _print_json([_entry_json(entry) for entry in history.entries])
+        return
+    rows = []
+    for entry in history.entries:
+        change = entry.change
+        verdict = "not asked"
+        if change.verdict:
+            verdict = f"forced against {len(change.verdict.reasons)} reasons" if change.forced else "passed"
+            if compared := change.verdict.comparison:
+                verdict += f"; {compared.difference:+.3f} [{compared.low:+.3f}, {compared.high:+.3f}]"
+                verdict += f", worse: {compared.probability_worse:.2f}"
+        moved = [str(change.before or "none"), str(change.champion)]
+        time = f"{entry.time:%Y-%m-%d %H:%M:%S}"
+        rows.append([str(entry.number), time, change.who, change.action, *moved, change.why, verdict])
+    columns = ["entry", "time (UTC)", "who", "action", "from", "to", "why", "gate"]
+    _print_table(f"Champions of {registry.model_name}", columns, rows)

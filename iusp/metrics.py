@@ -91,6 +91,25 @@ def level_tags(taxonomy: Taxonomy, level: Level) -> tuple[str, ...]:
     return taxonomy.coarse_tags if level == "coarse" else taxonomy.all_fine_tags
 
 
+def score_table(scores: Floats, tags: list[str], taxonomy: Taxonomy, level: Level) -> Floats:
+    """Arrange probabilities (N, K) of `tags` as the level's tags (N, tags).
+
+    A coarse tag that the network does not have is the maximum of its fine ones (any of them makes it true); a fine one
+    that it does not have, as those of uncertain kind, is 0.
+    """
+    column = dict(zip(tags, scores.T, strict=True))
+    nothing = np.zeros(len(scores))
+    if level == "fine":
+        return np.stack([column.get(tag, nothing) for tag in level_tags(taxonomy, level)], axis=1)
+    return np.stack(
+        [
+            column[tag] if tag in column else np.max([column[fine] for fine in taxonomy.fine[category]], axis=0)
+            for category, tag in taxonomy.coarse.items()
+        ],
+        axis=1,
+    )
+
+
 def score(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> Scores:
     """Evaluate `scores` against `truth`.
 

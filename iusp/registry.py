@@ -1,16 +1,25 @@
 """The MLflow model registry: every student is a version of one registered model."""
 
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts, list_artifacts
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from iusp.errors import InputError
 from iusp.files import digest, sha256
+from iusp.tracking import tracking_uri
 
 DIGEST_TAG = "iusp.digest"
-ARTIFACT = "student"
+ARTIFACT, EVALUATION = "student", "evaluation"
+ATTEMPTS = 6  # to write while many do
 
 
 def register(client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, Any]) -> int:
@@ -28,14 +37,12 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     """
     extra = model / "extra_files"
     identity = digest([sha256(extra / "weights.safetensors"), sha256(extra / "config.json")])
-    try:
-        client.create_registered_model(model_name, description="Students distilled for urban sound tagging (iusp)")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    _create(client, model_name, "Students distilled for urban sound tagging (iusp)")
     found = client.search_model_versions(f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'")
     if found:
         version = max(found, key=lambda one: int(one.version))
+        if (model / EVALUATION).is_dir():  # what is measured may be measured anew, like the tags
+            client.log_artifacts(str(version.run_id), str(model / EVALUATION), f"{ARTIFACT}/{EVALUATION}")
     else:
         client.log_artifacts(run_id, str(model), ARTIFACT)
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
@@ -48,3 +55,175 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:
     """Point the alias `challenger` at a version."""
     client.set_registered_model_alias(model_name, "challenger", str(version))
+
+
+def _create(client: MlflowClient, model_name: str, description: str) -> None:
+    """Create a registered model unless it is there."""
+    try:
+        client.create_registered_model(model_name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of the registered model.
+
+    Attributes:
+        number: of the version.
+        aliases: that point to it.
+        registered: when, by the server's clock.
+        run_id: MLflow run that trained it.
+        source: where its files are.
+        tags: metrics, cost and lineage.
+    """
+
+    number: int
+    aliases: tuple[str, ...]
+    registered: datetime
+    run_id: str | None
+    source: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An entry of the log, as the registry keeps it: content, and what the registry says of it."""
+
+    number: int
+    time: datetime
+    content: str
+
+
+class Registry:
+    """The registered model as promotion sees it: versions, aliases, and a log.
+
+    The log is a second registered model, `<name>.promotions`, whose version n is the n-th entry. That makes it an
+    ordered log on every backend: MLflow numbers versions by their primary key, so that of two who append at once one
+    comes first, whoever looks; n + 1 is given only when n can be seen; and a version, once created with its tags in one
+    transaction, is there or is not.
+
+    MLflow's errors pass through: see `iusp.tracking.readable_errors`.
+    """
+
+    def __init__(self, model_name: str, client: MlflowClient | None = None) -> None:
+        self.client = client or MlflowClient(tracking_uri())
+        self.model_name = model_name
+        self.log_name = f"{model_name}.promotions"
+
+    def aliases(self) -> dict[str, int]:
+        """Return the version of each alias.
+
+        Raises:
+            InputError: there is no such registered model.
+        """
+        try:
+            found = self.client.get_registered_model(self.model_name).aliases
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise InputError(
+                f"MLflow has no registered model {self.model_name}; run the registration step (dvc repro), or correct "
+                "registration.model_name or MLFLOW_TRACKING_URI"
+            ) from None
+        return {alias: int(version) for alias, version in found.items()}
+
+    def point(self, alias: str, version: int | None) -> None:
+        """Let an alias point to a version, or to none."""
+        if version is None:
+            self.client.delete_registered_model_alias(self.model_name, alias)
+        else:
+            self.client.set_registered_model_alias(self.model_name, alias, str(version))
+
+    def versions(self) -> list[RegisteredVersion]:
+        """Return all versions, the newest first."""
+        aliases = self.aliases()
+        return [_version(one, aliases) for one in reversed(self._search(self.model_name))]
+
+    def version(self, number: int) -> RegisteredVersion:
+        """Return one version.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        aliases = self.aliases()
+        try:
+            return _version(self.client.get_model_version(self.model_name, str(number)), aliases)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise InputError(f"{self.model_name} has no version {number}; iusp models lists them") from None
+
+    def download_evaluation(self, version: RegisteredVersion, names: Sequence[str], target: Path) -> None:
+        """Download files of a version's `evaluation/`.
+
+        Raises:
+            InputError: one is not there, or cannot be fetched.
+        """
+        uri, source = self.client.tracking_uri, f"{version.source}/{EVALUATION}"
+        try:
+            found = {Path(one.path).name for one in list_artifacts(artifact_uri=source, tracking_uri=uri)}
+            if missing := [name for name in names if name not in found]:
+                raise InputError(
+                    f"version {version.number} has no {EVALUATION}/{missing[0]}; run the evaluation and registration "
+                    "steps (dvc repro)"
+                )
+            for name in names:
+                download_artifacts(artifact_uri=f"{source}/{name}", dst_path=str(target), tracking_uri=uri)
+        # What stores raise differs from one to the next; requests' errors, for one, are OSErrors.
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"version {version.number}: {EVALUATION}/ cannot be fetched ({reason})") from None
+
+    def log(self, tag: str) -> list[Record]:
+        """Return the log's entries in their order; `tag` holds the content."""
+        return [
+            Record(int(one.version), _time(one), one.tags[tag])
+            for one in self._search(self.log_name)
+            if tag in one.tags  # else somebody else's
+        ]
+
+    def append(self, version: int, tag: str, content: str, description: str) -> None:
+        """Append an entry about a version to the log; it is there twice if an answer was lost on the way."""
+        _create(self.client, self.log_name, f"Who promoted which version of {self.model_name}, written by iusp promote")
+        source = f"models:/{self.model_name}/{version}"
+        for attempt in range(ATTEMPTS):
+            try:
+                self.client.create_model_version(
+                    self.log_name, source, tags={tag: content}, description=description, await_creation_for=0
+                )
+            except MlflowException as error:
+                # The database was locked, or others were faster each time that MLflow tried the next number.
+                if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR") or attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311 (so that not all try at once)
+            else:
+                return
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Remove entries from the log; their numbers are not given again."""
+        for number in numbers:
+            self.client.delete_model_version(self.log_name, str(number))
+
+    def _search(self, model_name: str) -> list[ModelVersion]:
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(
+                f"name = '{model_name}'", max_results=1000, order_by=["version_number ASC"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+
+def _time(version: ModelVersion) -> datetime:
+    return datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+
+
+def _version(one: ModelVersion, aliases: Mapping[str, int]) -> RegisteredVersion:
+    number = int(one.version)
+    named = tuple(sorted(alias for alias, version in aliases.items() if version == number))
+    return RegisteredVersion(number, named, _time(one), one.run_id or None, str(one.source), dict(one.tags))

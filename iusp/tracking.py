@@ -26,13 +26,14 @@ from iusp.config import Settings
 from iusp.errors import InputError
 from iusp.files import code_digest, digest, read_json
 
-# Progress bars of small files, and words about MLflow's own tables, are noise in a step's log.
+# Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
+# database as an error, with a traceback, it raises as well.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # Artifacts come through the server: it would send clients on to its storage, by a name that they may not know.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 # Its seven retries would let a wrong address pass for work for four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"

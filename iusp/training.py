@@ -23,10 +23,10 @@ from iusp.errors import InputError
 from iusp.features import FeatureSet, LabelledClips, labelled_clips, read_features
 from iusp.files import atomic
 from iusp.memory import keep_memory
-from iusp.metrics import score
+from iusp.metrics import score, score_table
 from iusp.models.layers import Tagger
 from iusp.records import Row
-from iusp.scoring import score_table, truth_table
+from iusp.scoring import truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
 
 

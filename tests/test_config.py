@@ -99,6 +99,10 @@ def test_the_projects_own_file_is_read() -> None:
         (("student", "training", "threads"), 100_000, "student.training.threads"),
         (("students",), {}, "students: Dictionary should have at least 1 item"),
         (("registration", "model_name"), "a/b", "registration.model_name"),
+        (("registration", "gate", "floors", "micro_auprc"), 1.2, "registration.gate.floors.micro_auprc"),
+        (("registration", "gate", "budgets", "bytes"), {"model.onnx": 1}, "registration.gate.budgets.bytes.model.onnx"),
+        (("registration", "gate", "regression", "difference_low"), 0.1, "registration.gate.regression.difference_low"),
+        (("registration", "auto_promote"), "yes", "registration.auto_promote"),
     ],
 )
 def test_a_wrong_key_is_named_by_its_path(

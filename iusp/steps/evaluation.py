@@ -20,14 +20,14 @@ from iusp.export import export
 from iusp.features import FeatureSet, read_features
 from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
 from iusp.maps import frames
-from iusp.metrics import Level, bootstrap, curves, interval, score
+from iusp.metrics import Level, bootstrap, curves, interval, score, score_table
 from iusp.models.layers import Tagger
 from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
 from iusp.predictions import write_predictions
 from iusp.progress import Progress
 from iusp.records import read_record
 from iusp.report import write_comparison, write_report
-from iusp.scoring import score_table, truth_table
+from iusp.scoring import truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
 from iusp.training import predict
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from iusp.config import Settings
 from iusp.files import read_json, write_json
+from iusp.promotion import promote_challenger
 from iusp.records import read_record
-from iusp.registry import register, set_challenger
+from iusp.registry import EVALUATION, Registry, register, set_challenger
 from iusp.tracking import Tracker, readable_errors
 
 
@@ -15,7 +16,8 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
     """Complete the MLflow runs of this execution, register the students, and write `output` (JSON).
 
     A run that exists already, because its step logged while it trained, is completed; nothing is logged or registered
-    twice. The alias `challenger` goes to the student that is best by micro-averaged AUPRC on validate.
+    twice. The alias `challenger` goes to the student that is best by micro-averaged AUPRC on validate. If
+    `registration.auto_promote` says so and the gate lets it, it becomes the champion, too; a refusal is no failure.
 
     Args:
         config: the whole of params.yaml; every step's run says which part of it was its own.
@@ -25,7 +27,8 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
         output: file to write.
 
     Returns:
-        What the file says: registered model, version by student, challenger, the parent's run id.
+        What the file says: registered model, version by student, challenger, the parent's run id; and, with
+        `auto_promote`, whether the challenger is the champion, with the gate's reasons if not.
 
     Raises:
         InputError: MLflow cannot be reached, or refuses.
@@ -60,12 +63,16 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
         set_challenger(tracker.client, config.registration.model_name, versions[best])
         with tracker.step("registration") as run:
             run.params(config.registration.model_dump(mode="json") | {"challenger": best})
-    result = {
-        "model_name": config.registration.model_name,
-        "versions": versions,
-        "challenger": best,
-        "run_id": tracker.parent.run_id,
-    }
+        result = {
+            "model_name": config.registration.model_name,
+            "versions": versions,
+            "challenger": best,
+            "run_id": tracker.parent.run_id,
+        }
+        if config.registration.auto_promote:
+            registry = Registry(config.registration.model_name, tracker.client)
+            outcome = promote_challenger(registry, versions[best], config.registration.gate, config.evaluation)
+            result["promotion"] = {"promoted": not outcome.reasons, "reasons": outcome.reasons}
     write_json(output, result)
     return result
 
@@ -125,4 +132,9 @@ def _student(
     for kind in ("micro_auprc", "macro_auprc"):
         tags |= {key: numbers["coarse"][key] for key in (kind, f"{kind}_low", f"{kind}_high")}
     model = networks / f"{name}-seed-{best}" / "model"
+    measurements = model / EVALUATION / "measurements.json"
+    if measurements.exists():
+        measured = read_json(measurements, "bytes", "latency_ms")
+        tags |= {f"bytes.{file}": size for file, size in measured["bytes"].items()}
+        tags |= {f"latency_ms.{file}": latency["p50"] for file, latency in measured["latency_ms"].items()}
     return register(tracker.client, config.registration.model_name, runs[best], model, tags)
