@@ -85,12 +85,16 @@ def population_stability_index(reference: Numbers, new: Numbers) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number, so that the chance of any false alarm is at most what is compared with."""
-    order = np.argsort(p_values)
-    factors = np.arange(len(order), 0, -1)
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * np.asarray(p_values)[order]))
-    return corrected.tolist()
+    """Correct the p values of one family for their number (Holm, 1979); a NaN stays NaN and does not count.
+
+    The chance of any false alarm is then at most what the corrected values are compared with.
+    """
+    p = np.array(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    p[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return [float(value) for value in p]
 
 
 def compare(

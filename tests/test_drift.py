@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.drift import alarms
 from iusp.cli import main
 from iusp.drift import BINS, Drift, compare, holm
 from iusp.predictions import write_predictions
@@ -90,34 +91,20 @@ def test_a_constant_that_becomes_another_has_drifted(then: float, now: float) ->
     assert one(np.full(50, then), np.full(50, then)).psi == pytest.approx(0)
 
 
-def scores(generator: np.random.Generator, clips: int, shift: float = 0) -> dict[str, NDArray[np.float64]]:
-    """Scores of eight tags that go together, the first of which may be shifted by some standard deviations."""
-    logits = 0.5 * generator.normal(size=(clips, 1)) + generator.normal(size=(clips, 8))
-    logits[:, 0] += shift * math.sqrt(1.25)
-    return {f"tag {index}": 1 / (1 + np.exp(1 - logits[:, index])) for index in range(8)}
-
-
-def alarms(clips: int, shift: float, psi: float, alpha: float) -> float:
-    """Return how often any tag has drifted, of 100 times, against a reference of 300 clips."""
-    generator = np.random.default_rng(clips)
-    found = [compare(scores(generator, 300), scores(generator, clips, shift), {}, psi, alpha) for _ in range(100)]
-    return float(np.mean([any(drift.drifted for drift in drifts) for drifts in found]))
-
-
 @pytest.mark.parametrize("clips", [20, 50, 300])
 def test_false_alarms_are_as_rare_as_they_should_be(clips: int) -> None:
     # 100 times with a chance of 0.05 or less: more than 11 happen in one of 200 simulations.
-    assert alarms(clips, 0, 0.2, 0.05) <= 0.11
-    assert alarms(clips, 0, 0, 0.05) <= 0.11  # the test alone
+    assert alarms(clips, 0, 0.2, 0.05, 100) <= 0.11
+    assert alarms(clips, 0, 0, 0.05, 100) <= 0.11  # the test alone
 
 
 def test_the_index_alone_is_large_by_chance() -> None:
-    assert alarms(50, 0, 0.2, 1) > 0.5
+    assert alarms(50, 0, 0.2, 1, 100) > 0.5
 
 
 @pytest.mark.parametrize(("clips", "shift", "power"), [(50, 1, 0.9), (300, 1, 0.99), (20, 2, 0.9)])
 def test_what_matters_is_seen(clips: int, shift: float, power: float) -> None:
-    assert alarms(clips, shift, 0.2, 0.05) >= power
+    assert alarms(clips, shift, 0.2, 0.05, 100) >= power
 
 
 def test_what_does_not_matter_is_no_alarm() -> None:

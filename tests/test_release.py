@@ -196,6 +196,17 @@ def test_artifacts_are_those_of_the_alias_or_the_version(
     assert list((tmp_path / "one/device").iterdir()) == [tmp_path / "one/device/device.json"]
 
 
+def test_the_champion_is_what_new_scores_are_compared_with(registry: MlflowClient, tmp_path: Path) -> None:
+    rows = "".join(f"{clip}.wav,{0.3 + clip / 100}\n" for clip in range(60))
+    (tmp_path / "new.csv").write_text(f"audio_filename,1_engine\n{rows}")
+    done = iusp("monitor", tmp_path / "new.csv", "--json", MLFLOW_TRACKING_URI=registry.tracking_uri)
+    assert done.returncode == 1, done.stderr
+    (engine,) = json.loads(done.stdout)
+    assert engine["threshold"] == 0.4
+    assert engine["reference"]["count"] == 60
+    assert (engine["reference"]["above"], engine["new"]["above"]) == (0.6, pytest.approx(50 / 60))
+
+
 @pytest.mark.parametrize(
     ("model", "version", "path", "words"),
     [
