@@ -163,9 +163,10 @@ def fetch(uri: str, folder: Path, public_key: Path | None, progress: Progress) -
                 raise InputError(f"{error}; and there is no whole release in {folder}") from None
             return Fetched(current, "offline", str(error))
         _write(target / LATEST, content)
-        if not same and (folder / "current").is_symlink():
-            _point(folder / "previous", (folder / "current").readlink())
-        _point(folder / "current", Path(manifest.folder))
+        if not same:
+            if current:
+                _point(folder / "previous", (folder / "current").readlink())
+            _point(folder / "current", Path(manifest.folder))
         _clean(folder)
     return Fetched(manifest, "same" if same else "new")
 
@@ -184,7 +185,8 @@ def read_thresholds(path: Path) -> dict[str, float]:
 
 def _address(uri: str, name: str) -> str:
     if not S3_ADDRESS.fullmatch(uri):
-        raise InputError(f"{uri}: must be s3://bucket/prefix, without credentials")
+        # What is typed instead may hold a password.
+        raise InputError("the address must be s3://bucket/prefix, without credentials; correct it")
     return f"{uri.rstrip('/')}/{name}"
 
 
@@ -194,7 +196,8 @@ def _described(folder: Path) -> dict[str, dict[str, Any]]:
     said = read_json(folder / DESCRIPTION, "files")["files"]
     others = {name: file for name, file in found.items() if name != DESCRIPTION}
     if said != others:
-        wrong = sorted({*said, *others} - {name for name in others if said.get(name) == others[name]})
+        said = said if isinstance(said, dict) else {}
+        wrong = sorted(name for name in {*said, *others} if said.get(name) != others.get(name))
         raise InputError(f"{DESCRIPTION} does not describe {', '.join(map(ascii, wrong))}; register the version anew")
     return found
 
@@ -269,6 +272,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> None:
+    if path.is_file() and path.read_bytes() == content:
+        return  # a device's flash memory wears
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 

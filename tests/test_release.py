@@ -116,7 +116,9 @@ def refusal(action: Callable[[], Any]) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LATEST}
+    """Return the files of a release that are whole."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LATEST}
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def bucket(server: str, prefix: str) -> dict[str, bytes]:
@@ -223,6 +225,7 @@ def test_what_is_not_in_the_registry_is_one_line(
     assert words in refusal(lambda: fetch_artifacts(registry, model, version, path, tmp_path))
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_without_a_champion_nothing_is_released(server: str, uri: str, prefix: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     done = iusp("release", "--to", uri, cwd=tmp_path)
@@ -231,6 +234,7 @@ def test_without_a_champion_nothing_is_released(server: str, uri: str, prefix: s
     assert bucket(server, prefix) == {}
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_fetch_needs_neither_torch_nor_mlflow(server: str, devices: list[Path], uri: str, home: Path) -> None:
     publish(devices, 1, uri)
     code = (
@@ -265,6 +269,11 @@ def test_released_and_fetched_and_again(proxy: Proxy, devices: list[Path], uri: 
     proxy.requests.clear()
     assert fetch(uri, home).state == "new"
     assert proxy.requests == [f"{prefix}/{LATEST}"]
+    assert content(home / "current") == content(devices[1])
+    assert content(home / "previous") == content(devices[2])
+    # What the disk has damaged is fetched anew, and is not kept as the one before.
+    (home / "current/int8.onnx").write_bytes(b"damaged")
+    assert fetch(uri, home).state == "new"
     assert content(home / "current") == content(devices[1])
     assert content(home / "previous") == content(devices[2])
 
@@ -307,7 +316,7 @@ def test_what_device_json_does_not_describe_is_not_released(
 @pytest.mark.parametrize("address", ["bucket/prefix", "s3://", "s3://B/x", "https://example.org/x", "s3://user:p@b/x"])
 def test_an_address_that_is_none(devices: list[Path], home: Path, address: str) -> None:
     for action in (lambda: publish(devices, 1, address), lambda: fetch(address, home)):
-        assert refusal(action) == f"{address}: must be s3://bucket/prefix, without credentials"
+        assert refusal(action) == "the address must be s3://bucket/prefix, without credentials; correct it"
 
 
 # Interruptions --------------------------------------------------------------------------------------------------------
@@ -362,6 +371,7 @@ def test_a_release_whose_answer_was_lost_is_no_other_one(
 
 
 @pytest.mark.parametrize("point", [LATEST, "LICENSE", "int8.onnx"])
+@pytest.mark.parametrize("server", ["rclone"], indirect=True)
 def test_a_killed_fetch_leaves_the_current_release_and_goes_on(
     proxy: Proxy, devices: list[Path], uri: str, home: Path, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
