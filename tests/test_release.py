@@ -528,7 +528,7 @@ def fetch_current_offline(home: Path) -> int:
     return found.version
 
 
-@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("server", ["rclone"], indirect=True)  # moto keeps no SHA-256
 def test_what_the_network_damages_is_fetched_again_or_refused(
     proxy: Proxy, devices: list[Path], uri: str, home: Path
 ) -> None:
