@@ -61,8 +61,9 @@ format: .venv/installed-dev ## Put the code into its format
 mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
 
-bench: .venv/installed-dev ## Measure speed and write docs/performance.md
+bench: .venv/installed-dev ## Measure speed, simulate drift; write docs/performance.md and docs/release.md
 	$(BIN)/python -m benchmarks.performance
+	$(BIN)/python -m benchmarks.drift
 
 bench-science: .venv/installed ## Compare all methods, also on DATA=<recordings>; write docs/results.md, docs/methods.md
 	$(BIN)/python -m benchmarks.science $(if $(DATA),--recordings $(DATA)) $(if $(QUICK),--quick)

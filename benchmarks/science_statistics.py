@@ -4,7 +4,6 @@ Runs of two methods with the same seed share initialisation and batches, so what
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,16 +82,6 @@ def mean_of(values: ArrayLike) -> Mean:
     # Two ways to compute the same thing differ by exactly 0 on every seed.
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return Mean(n, mean, sd, mean - half, mean + half, p)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct the p values of one family for their number (Holm, 1979); a NaN stays NaN and does not count."""
-    p = np.asarray(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    steps = p[order] * np.arange(len(order), 0, -1)
-    p[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return [float(value) for value in p]
 
 
 def fieller(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:

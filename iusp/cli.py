@@ -327,3 +327,133 @@ def history(ctx: click.Context, as_json: bool) -> None:
 
     with readable_errors():
         show_history(_registry(ctx)[0], as_json)
+
+
+@main.command()
+@click.option("--to", required=True, metavar="s3://BUCKET/PREFIX", help="Where devices fetch it from.")
+@click.option(
+    "--sign-with",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="IUSP_SIGNING_KEY",
+    show_envvar=True,
+    help="Private Ed25519 key (PEM) to sign the release with.",
+)
+@click.pass_context
+def release(ctx: click.Context, to: str, sign_with: Path | None) -> None:
+    """Publish the champion for devices.
+
+    What a device needs of the registered version with the alias `champion` (the networks as ONNX, tags, thresholds)
+    goes to a folder in the bucket that is never changed again; latest.json, which names its files with their SHA-256,
+    comes last. boto3 finds the credentials, and AWS_ENDPOINT_URL names a server other than AWS.
+    """
+    import tempfile
+
+    from iusp.console import shown_progress
+    from iusp.registry import fetch_artifacts
+    from iusp.release import publish
+    from iusp.tracking import connect, readable_errors
+
+    name = _config(ctx).registration.model_name
+    with tempfile.TemporaryDirectory() as folder:
+        with readable_errors():
+            version = fetch_artifacts(connect(), name, "champion", "device", Path(folder))
+        with shown_progress() as progress:
+            manifest = publish(Path(folder) / "device", name, version, to, sign_with, progress)
+    click.echo(f"{to}: latest is {name} version {version}, {len(manifest.files)} files in {manifest.folder}")
+
+
+@main.command()
+@click.argument("source", metavar="s3://BUCKET/PREFIX")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder that keeps the releases."
+)
+@click.option(
+    "--public-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="IUSP_PUBLIC_KEY",
+    show_envvar=True,
+    help="Public Ed25519 key (PEM); what is not signed with it is refused.",
+)
+def fetch(source: str, to: Path, public_key: Path | None) -> None:
+    """Fetch the latest release, verify it and make it the current one.
+
+    FOLDER/current is a link to the release in use, FOLDER/previous to the one before. Whatever goes wrong, current
+    stays. Exit status 0: current is whole, and the latest as far as the server can be reached; 2: there is none, or
+    what the server has is refused.
+    """
+    from iusp import release
+    from iusp.console import shown_progress
+
+    with shown_progress() as progress:
+        fetched = release.fetch(source, to, public_key, progress)
+    manifest = fetched.manifest
+    if fetched.state == "offline":
+        click.echo(f"iusp: {fetched.reason}; the current release stays", err=True)
+    said = {"new": "new", "same": "unchanged", "offline": "not renewed"}[fetched.state]
+    click.echo(f"{to / 'current'}: {manifest.model} version {manifest.version} of {manifest.created}, {said}")
+
+
+@main.command()
+@click.argument("predictions", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="CSV to compare with, instead of the champion's.")
+@click.option("--device", type=click.Path(path_type=Path), help="device.json with tags and thresholds; see below.")
+@click.option("--psi", type=click.FloatRange(0), default=0.2, show_default=True, help="Index that matters.")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Largest chance of a false alarm."
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="PNG to write: distributions then and now.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
+def monitor(
+    ctx: click.Context,
+    predictions: tuple[Path, ...],
+    reference: Path | None,
+    device: Path | None,
+    psi: float,
+    alpha: float,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell whether scores of new recordings, or the recordings, have drifted.
+
+    PREDICTIONS are CSVs with the column audio_filename and a column of scores in [0, 1] per tag; other columns of
+    numbers that the reference has, too, such as levels, are compared as well. The reference is what the champion said
+    of its test clips, with its tags and thresholds. With --reference and without --device, every column that stays
+    within [0, 1] is a tag, with the threshold 0.5.
+
+    A column has drifted if its population stability index is at least --psi, and a Kolmogorov-Smirnov test, corrected
+    for the number of columns, is significant at --alpha. Exit status 0: none has; 1: some have; 2: bad input.
+    """
+    import tempfile
+    from dataclasses import asdict
+
+    from iusp.console import show_drift
+    from iusp.drift import compare
+    from iusp.predictions import read_pair
+    from iusp.release import read_thresholds
+
+    with tempfile.TemporaryDirectory() as folder:
+        if reference is None:
+            from iusp.registry import fetch_artifacts
+            from iusp.tracking import connect, readable_errors
+
+            name, stored = _config(ctx).registration.model_name, ("evaluation/predictions.csv", "device/device.json")
+            with readable_errors():
+                version = fetch_artifacts(connect(), name, "champion", stored[0], Path(folder))
+                fetch_artifacts(connect(), name, version, stored[1], Path(folder))
+            reference, device = Path(folder) / stored[0], device or Path(folder) / stored[1]
+        then, now, thresholds = read_pair(reference, predictions, read_thresholds(device) if device else None)
+    drifts = compare(then, now, thresholds, psi, alpha)
+    if picture:
+        from iusp.plots import draw_drift
+
+        panels = []
+        for drift in drifts:
+            title = f"{drift.column}\nPSI {drift.psi:.2f}, p {drift.p_value:.2g}{', drifted' if drift.drifted else ''}"
+            panels.append((title, then[drift.column], now[drift.column], drift.threshold, drift.drifted))
+        draw_drift(panels, picture)
+    if as_json:
+        click.echo(json.dumps([asdict(drift) for drift in drifts], indent=2))
+    else:
+        show_drift(drifts)
+    ctx.exit(any(drift.drifted for drift in drifts))

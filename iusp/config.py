@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from iusp.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 # Distillation losses, and the kind of the teacher's knowledge that each takes.
 METHODS = {
     "kd": "logits",
@@ -131,7 +132,7 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _origin(self) -> "Dataset":
-        if self.s3 is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", self.s3):
+        if self.s3 is not None and not S3_ADDRESS.fullmatch(self.s3):
             raise ValueError("s3 must be s3://bucket/prefix, without credentials")
         if self.source == "s3" and self.s3 is None:
             raise ValueError("source s3 needs s3: s3://bucket/prefix")

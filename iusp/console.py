@@ -16,6 +16,9 @@ from iusp.errors import InputError
 from iusp.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from iusp.drift import Drift
     from iusp.gate import Verdict
     from iusp.promotion import Entry, History, Outcome
     from iusp.records import Row
@@ -373,3 +376,30 @@ def show_history(registry: "Registry", as_json: bool) -> None:
         rows.append([str(entry.number), time, change.who, change.action, *moved, change.why, verdict])
     columns = ["entry", "time (UTC)", "who", "action", "from", "to", "why", "gate"]
     _print_table(f"Champions of {registry.model_name}", columns, rows)
+
+
+def show_drift(drifts: "Sequence[Drift]") -> None:
+    """Print how each column was distributed then, and is now, as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    clips = drifts[0]
+    table = Table(title=f"{clips.new.count:,} new clips against {clips.reference.count:,} of the reference")
+    table.add_column("column")
+    for column in ("mean", "10 %", "50 %", "90 %", "above threshold", "PSI", "KS", "p (Holm)"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for drift in drifts:
+        then, now = drift.reference, drift.new
+        pairs = ((then.mean, now.mean), *zip(then.quantiles, now.quantiles, strict=True))
+        above = "" if then.above is None else f"{then.above:.1%} → {now.above:.1%}"
+        table.add_row(
+            drift.column,
+            *(f"{before:.3g} → {after:.3g}" for before, after in pairs),
+            above,
+            f"{drift.psi:.3f}",
+            f"{drift.ks:.3f}",
+            f"{drift.p_value:.2g}",
+            "drifted" if drift.drifted else "",
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)

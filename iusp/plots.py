@@ -138,3 +138,32 @@ def draw_frame_similarities(
         for panel in axes[-1]:
             panel.set_xlabel(f"0 to {seconds:g} s")
         _save(figure, path)
+
+
+def draw_drift(
+    columns: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64], float | None, bool]], path: Path
+) -> None:
+    """Draw the distribution functions of each column of numbers, then and now.
+
+    Args:
+        columns: title, numbers then (N,) and now (M,), a tag's threshold, and whether it has drifted.
+        path: PNG to write.
+    """
+    with mpl.rc_context(STYLE):
+        across = min(3, len(columns))
+        rows = -(-len(columns) // across)
+        figure = Figure(figsize=(max(3.4 * across, 4), 2.3 * rows + 0.3))
+        axes: NDArray[Any] = figure.subplots(rows, across, sharey=True, squeeze=False)
+        for panel, (title, then, now, threshold, drifted) in zip(axes.flat, columns, strict=False):
+            panel.ecdf(then, color=TEACHER_COLOUR, linewidth=1.2, label="reference")
+            panel.ecdf(now, color="C3", linewidth=1.2, label="new")
+            if threshold is not None:
+                panel.axvline(threshold, color="grey", linestyle=":", label="threshold")
+                panel.set_xlim(-0.02, 1.02)
+            panel.set_title(title, fontsize=8, color="C3" if drifted else "black")
+        for panel in list(axes.flat)[len(columns) :]:
+            panel.set_axis_off()
+        for panel in axes[:, 0]:
+            panel.set_ylabel("share at most")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        _save(figure, path)

@@ -1,7 +1,7 @@
 """Predictions in the challenge's CSV format: a row per clip, a column per tag; and their score."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,12 @@ def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     """
     header, rows = _read_csv(path)
     tags = [*taxonomy.coarse_tags, *taxonomy.all_fine_tags]
-    if CLIP not in header:
-        raise InputError(f"{path}: lacks the column {CLIP}; the first line must name it and the tags")
     for column in header:
         if column not in (CLIP, *tags):
             raise InputError(f"{path}: column {column!r} is no tag of the taxonomy; remove it or correct its name")
-        if header.count(column) > 1:
-            raise InputError(f"{path}: column {column} is there twice; keep one")
     lines: dict[str, int] = {}
     scores = np.zeros((len(rows), len(tags)))
     for row, (line, cells) in enumerate(rows):
-        if len(cells) != len(header):
-            raise InputError(f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; make them equal")
         named = dict(zip(header, cells, strict=True))
         clip = named.pop(CLIP)
         if clip in lines:
@@ -60,6 +54,61 @@ def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
         for tag, cell in named.items():
             scores[row, tags.index(tag)] = _probability(path, line, tag, cell)
     return pd.DataFrame(scores, index=pd.Index(lines, name=CLIP), columns=tags)
+
+
+def read_columns(path: Path, tags: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Read scores, and whatever other numbers are in the file.
+
+    Args:
+        path: a CSV with the column `audio_filename`; clips may be repeated, as windows of a recording are.
+        tags: that must be there, as scores in [0, 1].
+
+    Returns:
+        (N,) by column, in the file's order; a column that is no tag, and not all finite numbers, is left out.
+
+    Raises:
+        InputError: the file cannot be read, is no CSV or has no rows; a tag is missing; a row is too short or too long,
+            or a score is not a number in [0, 1].
+    """
+    header, rows = _read_csv(path)
+    for tag in tags:
+        if tag not in header:
+            raise InputError(f"{path}: lacks the column {tag}; compare what the same network said")
+    columns = {}
+    for place, column in enumerate(header):
+        if column in tags:
+            values = np.array([_probability(path, line, column, cells[place]) for line, cells in rows])
+        elif column == CLIP or not np.isfinite(values := np.array([_number(cells[place]) for _, cells in rows])).all():
+            continue
+        columns[column] = values
+    return columns
+
+
+def read_pair(
+    reference: Path, predictions: Sequence[Path], thresholds: Mapping[str, float] | None
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]], Mapping[str, float]]:
+    """Read what is to be compared.
+
+    Args:
+        reference: CSV that says how it was; see `read_columns`.
+        predictions: CSVs that say how it is, to be taken together.
+        thresholds: by tag; without them, every column of the reference that stays within [0, 1] is a tag, and 0.5 its
+            threshold.
+
+    Returns:
+        The numbers then and now by column, and the thresholds. Only columns that all files have are there now.
+
+    Raises:
+        InputError: a file cannot be used, or the files have no column of numbers in common.
+    """
+    then = read_columns(reference, list(thresholds or ()))
+    if thresholds is None:
+        thresholds = {name: 0.5 for name, values in then.items() if values.min() >= 0 and values.max() <= 1}
+    files = [read_columns(path, list(thresholds)) for path in predictions]
+    common = [column for column in then if all(column in one for one in files)]
+    if not common:
+        raise InputError(f"{predictions[0]}: has no numbers that {reference} has, too; compare what one network said")
+    return then, {column: np.concatenate([one[column] for one in files]) for column in common}, thresholds
 
 
 def score_file(
@@ -105,7 +154,7 @@ def score_file(
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header's cells, and the other rows that are not blank with their line numbers."""
+    """Return the header's cells, and the other rows that are not blank, as long, with their line numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
@@ -116,14 +165,29 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise InputError(f"{path}: not a CSV ({error}); it must be UTF-8 text with commas") from None
     if len(rows) < 2:
         raise InputError(f"{path}: has no predictions; write a header and a row per clip")
-    return rows[0][1], rows[1:]
+    header = rows[0][1]
+    if CLIP not in header:
+        raise InputError(f"{path}: lacks the column {CLIP}; the first line must name it and the tags")
+    for column in header:
+        if not column.isprintable():
+            raise InputError(f"{path}: column {column!r} cannot be printed; rename it")
+        if header.count(column) > 1:
+            raise InputError(f"{path}: column {column} is there twice; keep one")
+    for line, cells in rows[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; make them equal")
+    return header, rows[1:]
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
 
 
 def _probability(path: Path, line: int, tag: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = float("nan")
+    value = _number(cell)
     if not 0 <= value <= 1:
         raise InputError(f"{path}: line {line}, column {tag}: {cell!r} must be a number from 0 to 1")
     return value

@@ -227,3 +227,42 @@ def _version(one: ModelVersion, aliases: Mapping[str, int]) -> RegisteredVersion
     number = int(one.version)
     named = tuple(sorted(alias for alias, version in aliases.items() if version == number))
     return RegisteredVersion(number, named, _time(one), one.run_id or None, str(one.source), dict(one.tags))
+
+
+def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str | int, path: str, folder: Path) -> int:
+    """Download some of a registered version's artifacts.
+
+    Args:
+        client: of the tracking server.
+        model_name: the registered model.
+        alias_or_version: such as `champion`, or a version's number.
+        path: of a folder or file among the artifacts, such as `device` or `evaluation/predictions.csv`.
+        folder: existing or not; what is downloaded is `folder / path` afterwards.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        InputError: there is no such version, or it has no such artifact.
+    """
+    named = str(alias_or_version)
+    try:
+        if named.isdecimal():
+            version = client.get_model_version(model_name, named)
+        else:
+            version = client.get_model_version_by_alias(model_name, named)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(f"{model_name}: has no version or alias {named}; register or promote one first") from None
+    source = client.get_model_version_download_uri(model_name, version.version)
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        download_artifacts(f"{source}/{path}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
+    except (OSError, MlflowException):  # whichever the kind of storage raises
+        raise InputError(
+            f"{model_name} version {version.version}: has no artifact {path} that can be downloaded; register the "
+            "student anew, or check MLflow's artifact storage"
+        ) from None
+    return int(version.version)

@@ -1,5 +1,10 @@
-"""A folder in an S3 bucket: listed, then fetched in parallel, verified and resumed. Only this module imports boto3."""
+"""Objects in an S3 bucket. Only this module imports boto3.
 
+A folder of them is listed, then fetched in parallel, verified and resumed. A small one is read and written whole, and
+written only where nobody else has written meanwhile, if the server knows conditional writes.
+"""
+
+import base64
 import hashlib
 import re
 import time
@@ -9,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from boto3.session import Session
 from botocore.config import Config
@@ -47,9 +53,9 @@ MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag of another form is none: of a multi
 NAMES_IN_MESSAGE = 3
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or whatever else boto3 takes them from"
-KEPT = "run again: what was fetched is kept"
+KEPT = "run again: what was done is kept"
 REFUSALS = {  # by the code of S3's answer
-    "NoSuchBucket": "there is no such bucket; correct dataset.s3, or AWS_ENDPOINT_URL",
+    "NoSuchBucket": "there is no such bucket; correct the address, or AWS_ENDPOINT_URL",
     "InvalidAccessKeyId": f"the server does not know the access key; check {CREDENTIALS}",
     "SignatureDoesNotMatch": f"the server refuses the secret key; check {CREDENTIALS}",
     "ExpiredToken": "the credentials have expired; renew them",
@@ -61,13 +67,22 @@ REFUSALS = {  # by the code of S3's answer
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION",
 }
 STATUSES = {  # where the code says nothing
-    403: f"access is denied; check {CREDENTIALS}, and that they may list the bucket and read its objects",
+    403: f"access is denied; check {CREDENTIALS}, and what they may do in the bucket",
     412: REFUSALS["PreconditionFailed"],
 }
 
 
+NOT_ALONE = ("PreconditionFailed", "ConditionalRequestConflict")  # codes for: somebody else has written
+
+T = TypeVar("T")
+
+
 class BrokenDownloadError(Exception):
     """An object did not arrive as it was sent; the message says why."""
+
+
+class UnavailableError(InputError):
+    """The server cannot be reached, or fails for now: it has said nothing against what is already here."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +154,13 @@ class Folder:
         return folder
 
 
-def list_folder(uri: str, wanted: Callable[[str], bool]) -> Folder:
+def list_folder(uri: str, wanted: Callable[[str], bool], what: str) -> Folder:
     """List the objects below a prefix.
 
     Args:
         uri: `s3://bucket/prefix`, or `s3://bucket`.
         wanted: tells by an object's name, its key after `prefix/`, whether it is part of the folder.
+        what: says in a message what there should be.
 
     Raises:
         InputError: the server cannot be reached or refuses; nothing there is wanted; or names cannot be those of files.
@@ -160,9 +176,90 @@ def list_folder(uri: str, wanted: Callable[[str], bool]) -> Folder:
                 if wanted(name) and not name.endswith("/"):
                     objects.append(Object(name, entry["Size"], entry["ETag"].strip('"')))
     if not objects:
-        raise InputError(f"{uri}: there is no annotations CSV, taxonomy YAML or audio; correct dataset.s3")
+        raise InputError(f"{uri}: there is no {what}; correct the address")
     _check_names(uri, [entry.name for entry in objects])
     return Folder(uri, tuple(sorted(objects, key=lambda entry: entry.name)))
+
+
+def read(uri: str, limit: int) -> tuple[bytes, str] | None:
+    """Return a small object's content and its ETag, or None where there is none.
+
+    Args:
+        uri: `s3://bucket/key`.
+        limit: bytes that it may have.
+
+    Raises:
+        InputError: the server cannot be reached or refuses; the object is larger, or does not arrive whole.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with _readable(uri):
+        client = _client()
+        try:
+            return _again(partial(_content, client, bucket, key, limit))
+        except ClientError as error:
+            if _answer(error)[1] != "NoSuchKey":
+                raise
+            return None
+
+
+def write(uri: str, content: bytes, replaced: str | None) -> bool:
+    """Write a small object, with its SHA-256 for the server to check, unless somebody else has written it meanwhile.
+
+    Args:
+        uri: `s3://bucket/key`.
+        content: all of it.
+        replaced: ETag of what it replaces; None to write where there is nothing.
+
+    Returns:
+        Whether it was written. A server that knows no conditional writes (`rclone serve s3`) always writes.
+
+    Raises:
+        InputError: the server cannot be reached or refuses.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with _readable(uri):
+        return _put(_client(), bucket, key, content, replaced)
+
+
+def upload(folder: Path, uri: str, progress: Progress) -> None:
+    """Write the small files of a folder below a prefix, and read each back: not every server checks what it gets.
+
+    What is there already stays: the same content is as good, and other content is never written over.
+
+    Args:
+        folder: flat.
+        uri: `s3://bucket/prefix`.
+        progress: told of every file.
+
+    Raises:
+        InputError: the server cannot be reached or refuses, or something else is there.
+    """
+    bucket, prefix = _split(uri)
+    with _readable(uri):
+        client = _client()
+    paths = sorted(folder.iterdir())
+    for done, path in enumerate(paths):
+        key, content = prefix + path.name, path.read_bytes()
+        with _readable(f"s3://{bucket}/{key}"):
+            _put(client, bucket, key, content, None)
+            if _again(partial(_content, client, bucket, key, len(content)))[0] != content:
+                raise InputError(f"s3://{bucket}/{key}: there is something else; delete it, and run again")
+        progress("upload", done + 1, len(paths))
+
+
+def _put(client: "S3Client", bucket: str, key: str, content: bytes, replaced: str | None) -> bool:
+    checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    put = partial(client.put_object, Bucket=bucket, Key=key, Body=content, ChecksumSHA256=checksum)
+    try:
+        if replaced is None:
+            put(IfNoneMatch="*")
+        else:
+            put(IfMatch=replaced)
+    except ClientError as error:
+        if _answer(error)[1] not in NOT_ALONE:
+            raise
+        return False
+    return True
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -214,34 +311,53 @@ def _in_threads(fetch: Callable[[Object], bool], objects: Sequence[Object]) -> I
 
 
 def _fetch(client: "S3Client", bucket: str, key: str, entry: Object, target: Path) -> bool:
-    """Fetch an object, again if it arrives damaged; return whether more than its size could be verified."""
+    """Fetch an object; return whether more than its size could be verified."""
+    return _again(partial(_download, client, bucket, key, entry, target))
+
+
+def _again(download: Callable[[], T]) -> T:
+    """Download, and again if what arrives is damaged: botocore repeats the request itself, not what breaks later."""
     pause = PAUSE_SECONDS
     for _ in range(DOWNLOADS - 1):
         try:
-            return _download(client, bucket, key, entry, target)
+            return download()
         except BrokenDownloadError:
             time.sleep(pause)
             pause *= 2
-    return _download(client, bucket, key, entry, target)
+    return download()
+
+
+def _content(client: "S3Client", bucket: str, key: str, limit: int) -> tuple[bytes, str]:
+    response = client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    if response["ContentLength"] > limit:
+        raise InputError(f"s3://{bucket}/{key}: is larger than {limit:,} bytes, and so nothing of ours; see what it is")
+    with closing(response["Body"]) as body, _unbroken():
+        return body.read(), response["ETag"]
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Say of a body that cannot be read that the download broke."""
+    try:
+        yield
+    except FlexibleChecksumError:
+        raise BrokenDownloadError("what arrived does not have S3's checksum") from None
+    except (BotoCoreError, HTTPError):
+        raise BrokenDownloadError("the connection stalled or broke off") from None
 
 
 def _download(client: "S3Client", bucket: str, key: str, entry: Object, target: Path) -> bool:
-    # botocore repeats the request itself, not what breaks while the body is read.
     response = client.get_object(Bucket=bucket, Key=key, IfMatch=f'"{entry.etag}"', ChecksumMode="ENABLED")
     if response["ETag"].strip('"') != entry.etag:  # from a server that ignores If-Match
         raise InputError(f"s3://{bucket}/{key}: {REFUSALS['PreconditionFailed']}")
     md5 = hashlib.md5(usedforsecurity=False)
     size = 0
     with closing(response["Body"]) as body, files.atomic(target) as temporary, temporary.open("wb") as stream:
-        try:
+        with _unbroken():
             for block in body.iter_chunks(BLOCK_BYTES):
                 stream.write(block)
                 md5.update(block)
                 size += len(block)
-        except FlexibleChecksumError:
-            raise BrokenDownloadError("what arrived does not have S3's checksum") from None
-        except (BotoCoreError, HTTPError):
-            raise BrokenDownloadError("the connection stalled or broke off") from None
         if size != entry.size:
             raise BrokenDownloadError(f"{size} of {entry.size} bytes arrived")
         # With a key of one's own (KMS) S3 encrypts before it makes the ETag.
@@ -258,11 +374,26 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, BrokenDownloadError) as error:
-        raise InputError(f"{what}: {_reason(error)}") from None
+        kind = UnavailableError if _is_passing(error) else InputError
+        raise kind(f"{what}: {_reason(error)}") from None
     except ValueError as error:
         if "Invalid endpoint" not in str(error):
             raise
         raise InputError(f"{what}: AWS_ENDPOINT_URL is no address such as http://host:9000; correct it") from None
+
+
+def _answer(error: ClientError) -> tuple[int, str]:
+    """Return status and code of a refusal."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status, str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _is_passing(error: Exception) -> bool:
+    """Tell whether the network, or the server for now, is to blame."""
+    if isinstance(error, ClientError):
+        status, code = _answer(error)
+        return status >= 500 or status == 429 or code == "SlowDown"
+    return isinstance(error, UnreachableError | HTTPClientError)
 
 
 def _reason(error: Exception) -> str:
@@ -278,14 +409,13 @@ def _reason(error: Exception) -> str:
         case HTTPClientError():
             return f"the server does not answer, or breaks off; {KEPT}"
         case ClientError():
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            status, code = _answer(error)
             if text := REFUSALS.get(code) or STATUSES.get(status):
                 return text
             # The code comes from the server, and so may hold anything.
             code = code if re.fullmatch(r"\w{1,40}", code) else "no code"
-            if status >= 500 or status == 429 or code == "SlowDown":
+            if _is_passing(error):
                 return f"the server fails ({status}, {code}); {KEPT} (or check AWS_ENDPOINT_URL)"
-            return f"the server refuses ({status}, {code}); check dataset.s3 and AWS_ENDPOINT_URL"
+            return f"the server refuses ({status}, {code}); check the address and AWS_ENDPOINT_URL"
         case _:
             return f"{type(error).__name__} from boto3; check AWS_ENDPOINT_URL and boto3's settings"

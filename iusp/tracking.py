@@ -45,6 +45,11 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def connect() -> MlflowClient:
+    """Return a client of the tracking server."""
+    return MlflowClient(tracking_uri())
+
+
 def execution_name(settings: Mapping[str, Any], data: str) -> str:
     """Return the name under which the runs of these settings, this code and this data (a digest) are kept."""
     return os.environ.get("IUSP_EXECUTION") or digest([settings, code_digest(), data])[:12]
@@ -136,7 +141,7 @@ class Tracker:
 
     def __init__(self, experiment: str, execution: str) -> None:
         self.execution = execution
-        self.client = MlflowClient(tracking_uri())
+        self.client = connect()
         plugin = self._plugin_parent()
         if plugin:
             self.experiment_id = plugin.info.experiment_id

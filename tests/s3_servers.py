@@ -96,6 +96,7 @@ class Fault:
 
     Attributes:
         status: answer with this status and S3's error `code` instead of asking the server.
+        late: ask the server nevertheless, before.
         code: S3's error code.
         message: S3's error message.
         keep: send this many bytes of the body, and break off.
@@ -105,6 +106,7 @@ class Fault:
     """
 
     status: int = 0
+    late: bool = False
     code: str = "InternalError"
     message: str = ""
     keep: int | None = None
@@ -117,9 +119,9 @@ class Proxy(ThreadingHTTPServer):
     """Passes requests on to a server, and tells of those for objects.
 
     Attributes:
-        fault: asked with the object's key, empty for a listing, and how many requests for it came before; a Fault or
-            None.
-        requests: keys of the objects that were asked for, in order.
+        fault: asked with the object's key, empty for a listing, after `PUT ` where it is to be written, and how many
+            such requests came before; a Fault or None. It may wait: the server is asked afterwards.
+        requests: what the fault was asked with, in order.
     """
 
     daemon_threads = True
@@ -155,32 +157,46 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._pass_on(Fault())
 
+    def do_PUT(self) -> None:
+        self._answer("PUT ")
+
     def do_GET(self) -> None:
-        key = unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}").removeprefix("/")
+        self._answer("")
+
+    def _answer(self, method: str) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        key = method + unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}").removeprefix("/")
         with self.server.lock:
             before = self.server.requests.count(key)
             self.server.requests.append(key)
         fault = self.server.fault(key, before) or Fault()
-        if fault.status:
-            text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>"
-            self._send(fault.status, {"Content-Type": "application/xml"}, text.encode(), fault)
+        if fault.status and not fault.late:
+            self._refuse(fault)
         else:
-            self._pass_on(fault)
+            self._pass_on(fault, body)
 
-    def _pass_on(self, fault: Fault) -> None:
+    def _refuse(self, fault: Fault) -> None:
+        text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>"
+        self._send(fault.status, {"Content-Type": "application/xml"}, text.encode(), fault)
+
+    def _pass_on(self, fault: Fault, content: bytes = b"") -> None:
         connection = http.client.HTTPConnection(self.server.server, timeout=60)
         # The signature is of the Host that the client knows.
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             connection.putheader(name, value)
-        connection.endheaders()
+        connection.endheaders(content)
         answer = connection.getresponse()
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "server")}
-        self._send(answer.status, headers, answer.read(), fault)
+        body = answer.read()
         connection.close()
+        if fault.late:
+            self._refuse(fault)
+        else:
+            self._send(answer.status, headers, body, fault)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
-        changed = fault.headers | ({"Content-Length": str(len(body))} if self.command == "GET" else {})
+        changed = fault.headers | ({} if self.command == "HEAD" else {"Content-Length": str(len(body))})
         hidden = {"transfer-encoding", "date", *map(str.lower, changed)}
         self.send_response(status)
         for name, value in headers.items():

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from benchmarks.science_report import results_page, write
-from benchmarks.science_statistics import fieller, gap_closed, holm, mean_of, relative_gain
+from benchmarks.science_statistics import fieller, gap_closed, mean_of, relative_gain
 from benchmarks.science_study import COLUMNS, METHODS, read_study
+from iusp.drift import holm
 from iusp.errors import InputError
 
 TEACHERS = {"embedded": 0.81, "esc-ust": 0.55}

@@ -95,7 +95,7 @@ def config(**changes: Any) -> Dataset:
 
 
 def listed(uri: str = URI) -> storage.Folder:
-    return storage.list_folder(uri, dataset._is_part)
+    return storage.list_folder(uri, dataset._is_part, "annotations CSV, taxonomy YAML or audio")
 
 
 def ingest(settings: Dataset, output: Path) -> dict[str, Any]:
@@ -287,9 +287,9 @@ def test_what_passes_is_got_over(
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("cut", f"broke off, {storage.DOWNLOADS} times in a row; run again: what was fetched is kept"),
-        ("damaged", f"S3's checksum, {storage.DOWNLOADS} times in a row; run again: what was fetched is kept"),
-        ("throttled", "the server fails (503, SlowDown); run again: what was fetched is kept (or check AWS"),
+        ("cut", f"broke off, {storage.DOWNLOADS} times in a row; run again: what was done is kept"),
+        ("damaged", f"S3's checksum, {storage.DOWNLOADS} times in a row; run again: what was done is kept"),
+        ("throttled", "the server fails (503, SlowDown); run again: what was done is kept (or check AWS"),
     ],
 )
 def test_what_stays_is_refused_and_the_rest_is_kept(

@@ -170,7 +170,7 @@ def _remote(config: Dataset) -> Remote | None:
     if config.source == "s3" and config.s3:
         from iusp.storage import list_folder
 
-        return list_folder(config.s3, _is_part)
+        return list_folder(config.s3, _is_part, "annotations CSV, taxonomy YAML or audio")
     if config.source == "dvc" and config.dvc:
         from iusp.repository import open_version
 
