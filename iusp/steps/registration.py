@@ -72,7 +72,7 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
         if config.registration.auto_promote:
             registry = Registry(config.registration.model_name, tracker.client)
             outcome = promote_challenger(registry, versions[best], config.registration.gate, config.evaluation)
-            result["promotion"] = {"promoted": not outcome.reasons, "reasons": outcome.reasons}
+            result["promotion"] = {"promoted": not outcome.reasons, "reasons": list(outcome.reasons)}
     write_json(output, result)
     return result
 
