@@ -65,7 +65,8 @@ def mel_weights(config: Features, sample_rate: int, size: int) -> Tensor:
         size: samples of the FFT.
     """
     used = math.ceil(config.high_hz * size / sample_rate)
-    return melscale_fbanks(size // 2 + 1, config.low_hz, config.high_hz, config.mel_bands, sample_rate)[:used]
+    filters: Tensor = melscale_fbanks(size // 2 + 1, config.low_hz, config.high_hz, config.mel_bands, sample_rate)
+    return filters[:used]
 
 
 def _window_size(samples: float) -> int:

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, set_tracking_uri
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
+from iusp.errors import InputError
 from iusp.files import digest, sha256
+from iusp.tracking import tracking_uri
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT = "student"
@@ -43,6 +46,28 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     for name, value in tags.items():
         client.set_model_version_tag(model_name, version.version, name, str(value))
     return int(version.version)
+
+
+def fetch_device(model: str, output: Path) -> Path:
+    """Download what a device needs of a registered version.
+
+    Args:
+        model: `models:/<name>@<alias>` or `models:/<name>/<version>`.
+        output: an empty folder.
+
+    Returns:
+        The folder that holds `device.json`.
+
+    Raises:
+        InputError: the version has nothing for devices.
+    """
+    set_tracking_uri(tracking_uri())
+    try:
+        return Path(download_artifacts(f"{model}/device", dst_path=str(output)))
+    except OSError:
+        raise InputError(
+            f"{model}: was registered without files for devices; run evaluation and registration"
+        ) from None
 
 
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:

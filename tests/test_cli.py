@@ -11,6 +11,7 @@ import yaml
 from conftest import ROOT, Project, environment
 
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
+COMMANDS += ("tag",)
 
 
 def iusp(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,8 @@
 """The front-end as an ONNX graph that is fast on one CPU thread: a waveform to log-mel frames.
 
 ONNX Runtime's own DFT takes many times as long as the network, and a whole DFT as a product of matrices half a billion
-operations a clip. A window of A·B samples is therefore transformed in two stages (Cooley and Tukey 1965): sample B·a + b
-and bin c + A·d, with ω = exp(-2πi / (A·B)), give
+operations a clip. A window of A·B samples is therefore transformed in two stages (Cooley and Tukey 1965). With sample
+B·a + b, bin c + A·d and ω = exp(-2πi / (A·B)),
 
     X[c + A·d] = Σ_b ω^(A·b·d) Σ_a ω^((B·a + b)·c) x[B·a + b].
 
@@ -11,6 +11,7 @@ that it also cuts the frames; the outer one is a product with a small matrix. Of
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,7 +113,7 @@ class _Graph:
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
 
-    def add(self, operator: str, *inputs: str, to: str = "", **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:
         output = to or f"value_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output

@@ -104,5 +104,7 @@ def _description(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; an exported student's folder holds it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not what iusp exports ({' '.join(str(error).split())[:100]}); fetch it again") from None
+        raise InputError(
+            f"{path}: not what iusp exports ({' '.join(str(error).split())[:100]}); fetch it again"
+        ) from None
     return description
