@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iusp.config import Augmentations, Student, StudentTraining, Teacher
 from iusp.errors import InputError
 from iusp.progress import Progress
 
 if TYPE_CHECKING:
+    from iusp.config import Augmentations, Student, StudentTraining, Teacher
     from iusp.device.runtime import DeviceModel
     from iusp.device.tagging import Window
     from iusp.records import Row
@@ -85,7 +85,7 @@ def _described(row: "Row") -> str:
 
 
 def train_teacher(
-    config: Teacher, augmentation: Augmentations, tracker: "Tracker", dataset: Path, features: Path, output: Path
+    config: "Teacher", augmentation: "Augmentations", tracker: "Tracker", dataset: Path, features: Path, output: Path
 ) -> dict[str, Any]:
     """Run the teacher step; each epoch is shown, and logged to MLflow, when it ends."""
     from iusp.steps.teacher import run
@@ -102,8 +102,8 @@ def train_teacher(
 
 def train_student(
     name: str,
-    student: Student,
-    common: StudentTraining,
+    student: "Student",
+    common: "StudentTraining",
     tracker: "Tracker",
     dataset: Path,
     features: Path,
