@@ -64,9 +64,11 @@ def fetch_device(model: str, output: Path) -> Path:
     set_tracking_uri(tracking_uri())
     try:
         return Path(download_artifacts(f"{model}/device", dst_path=str(output)))
-    except OSError:
+    except MlflowException as error:
+        if "downloading" not in str(error):
+            raise
         raise InputError(
-            f"{model}: was registered without files for devices; run evaluation and registration"
+            f"{model}: its device/ cannot be downloaded; a version without one was registered before there was any"
         ) from None
 
 
