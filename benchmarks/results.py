@@ -1,4 +1,4 @@
-"""Write the table and pictures of README.md from what `make run` measured."""
+"""Write the tables and pictures of README.md and docs/device.md from what `make run` measured."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
+RUNTIMES = ("torch", "float32", "int8")
 
 
 def networks(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -25,13 +26,14 @@ def readme() -> None:
     metrics = json.loads((evaluation / "metrics.json").read_text())
     latency = json.loads((evaluation / "latency.json").read_text())
     lines = [
-        "| network | method | parameters | MACs | net, ms | audio → tags, ms | micro AUPRC [95 %] | macro AUPRC [95 %] "
-        "| micro AUPRC, all seeds |",
+        "| network | method | parameters | MACs | net, ms (torch / ONNX / int8) "
+        "| audio → tags, ms (torch / ONNX / int8) | micro AUPRC [95 %] | macro AUPRC [95 %] | micro AUPRC, all seeds |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, one in networks(metrics):
         cells = [name, one.get("method", "labels"), f"{one['parameters']:,}", f"{one['macs'] / 1e6:.1f} M"]
-        cells += [f"{latency[name][what]:.2f}" for what in ("network", "audio_to_tags")]
+        for what in ("network", "audio_to_tags"):
+            cells.append(" / ".join(f"{latency[name][runtime][what]['p50']:.2f}" for runtime in RUNTIMES))
         for kind in ("micro_auprc", "macro_auprc"):
             value, low, high = (one["coarse"][kind + end] for end in ("", "_low", "_high"))
             cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
@@ -41,7 +43,41 @@ def readme() -> None:
     lines += ["", f"{metrics['clips']} generated {metrics['split']} clips; {machine()}; latency on one thread."]
     for name in ("comparison", "frame_similarities"):
         shutil.copy(evaluation / "plots" / f"{name}.png", PICTURES / f"{name}.png")
-    path = ROOT / "README.md"
+    _put(ROOT / "README.md", lines)
+
+
+def device(evaluation: Path) -> None:
+    """Put what students cost and lose on a device into docs/device.md."""
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    latency = json.loads((evaluation / "latency.json").read_text())
+    lines = [
+        "| network | file | net, ms p50 / p95 | audio → tags, ms p50 / p95 | kB, net / end to end "
+        "| micro AUPRC lost to int8 | largest difference from PyTorch |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, one in networks(metrics):
+        folder = evaluation / "networks" / f"{name}-seed-{one.get('best_seed')}" / "model" / "evaluation"
+        # The teacher goes to no device: only its times are known.
+        path = folder / "measurements.json"
+        measured = json.loads(path.read_text()) if path.exists() else None
+        for runtime, what in zip(RUNTIMES, ("in PyTorch", "ONNX float32", "ONNX int8"), strict=True):
+            cells = [name, what]
+            for part in ("network", "audio_to_tags"):
+                cells.append(" / ".join(f"{latency[name][runtime][part][share]:.2f}" for share in ("p50", "p95")))
+            if measured and runtime != "torch":
+                parity = measured["parity"][f"{runtime}.onnx"]
+                cells.append(" / ".join(f"{measured['bytes'][f'{k}{runtime}.onnx'] / 1000:.0f}" for k in ("net_", "")))
+                cells.append(f"{parity['auprc_loss']:.4f}" if "auprc_loss" in parity else "")
+                cells.append(f"{parity['max_difference']:.1e}")
+            else:
+                cells += [""] * 3
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"{metrics['clips']} {metrics['split']} clips of 10 s; {machine()}; one thread, all in turn."]
+    _put(ROOT / "docs" / "device.md", lines)
+
+
+def _put(path: Path, lines: list[str]) -> None:
+    """Replace what is between the marks."""
     before, start, rest = path.read_text().partition("<!-- results -->\n")
     _, end, after = rest.partition("<!-- /results -->")
     path.write_text(f"{before}{start}{chr(10).join(lines)}\n{end}{after}")
@@ -52,6 +88,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
     readme()
+    device(ROOT / "reports" / "evaluation")
 
 
 if __name__ == "__main__":

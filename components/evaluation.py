@@ -17,6 +17,7 @@ from components import step
 def _evaluation(
     config: str,
     dataset: Input[Dataset],
+    recordings: Input[Dataset],
     features: Input[Dataset],
     teacher: Input[Model],
     STUDENTS: Input[Model],
@@ -30,6 +31,7 @@ def _evaluation(
     Args:
         config: `evaluation` of params.yaml, as JSON.
         dataset: of the dataset step.
+        recordings: of the dataset step.
         features: of the features step.
         teacher: of the teacher step.
         STUDENTS: of the student step, for one seed.
@@ -47,7 +49,8 @@ def _evaluation(
     from iusp.steps.evaluation import Inputs, run
 
     students = {name: [Path(model.path) for model in models] for name, models in STUDENTS.items()}
-    inputs = Inputs(Path(dataset.path), Path(features.path), Path(teacher.path), students)
+    data = Path(dataset.path), Path(recordings.path), Path(features.path)
+    inputs = Inputs(*data, Path(teacher.path), students)
     output = Path(evaluation.path)
     with readable_failures(), shown_progress() as progress:
         run(Config.model_validate_json(config), inputs, output, progress)

@@ -1,5 +1,6 @@
 """Audio files that come from outside: checked before they are trusted, decoded in blocks of bounded memory."""
 
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -75,11 +76,9 @@ def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
         BadAudio: the file is empty, truncated or not such audio; its header contradicts itself, or states a rate
             outside 4–192 kHz or a duration outside `min_seconds` … `max_seconds`; or a sample is not finite.
     """
-    try:
-        _check_container(path)
-    except OSError as error:
-        raise BadAudio(f"cannot be read: {error.strerror}") from None
-    with _opened(path) as file:
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadAudio(f"not a {', '.join(SUFFIXES)} file")
+    with _checked(path) as file:
         _check_header(file, min_seconds, max_seconds)
         frames = broken = 0
         for block in _blocks(file):
@@ -102,8 +101,48 @@ def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
         BadAudio: the file cannot be decoded.
     """
     with _opened(path) as file:
-        blocks = [block.mean(axis=1) if file.channels > 1 else block[:, 0] for block in _blocks(file)]
+        blocks = [_mono(block) for block in _blocks(file)]
         return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks]), file.samplerate
+
+
+@contextmanager
+def streamed(path: Path) -> Iterator[tuple[int, Iterator[npt.NDArray[np.float32]]]]:
+    """Open a WAV, FLAC or OGG file of any length and name, whose blocks are decoded as they are asked for.
+
+    Yields:
+        The sample rate in Hz, and blocks (n,) of the channels' mean.
+
+    Raises:
+        BadAudio: as of `probe`; also by the blocks, where it shows only there.
+    """
+    with _checked(path) as file:
+        _check_header(file, 0, math.inf)
+        yield file.samplerate, _whole(file)
+
+
+def _whole(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
+    frames = 0
+    for block in _blocks(file):
+        if not np.isfinite(block).all():
+            raise BadAudio("a sample is NaN or infinite")
+        frames += len(block)
+        yield _mono(block)
+    if frames < file.frames:
+        raise BadAudio(f"truncated: {frames} of {file.frames} frames can be decoded")
+
+
+def _mono(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[soundfile.SoundFile]:
+    try:
+        _check_container(path)
+    except OSError as error:
+        raise BadAudio(f"cannot be read: {error.strerror}") from None
+    with _opened(path) as file:
+        yield file
 
 
 @contextmanager
@@ -139,8 +178,6 @@ def _check_header(file: soundfile.SoundFile, min_seconds: float, max_seconds: fl
 
 def _check_container(path: Path) -> None:
     """Check what libsndfile forgives: a WAV or OGG file that ends early, and a WAV header that contradicts itself."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadAudio(f"not a {', '.join(SUFFIXES)} file")
     if not path.is_file():
         raise BadAudio("not a regular file")
     size = path.stat().st_size

@@ -142,13 +142,13 @@ def evaluation(ctx: click.Context) -> None:
     """Measure how good every network is, and what it costs.
 
     Reads params.yaml's `evaluation`, data and models; writes reports/evaluation: metrics.json, latency.json,
-    predictions in the challenge's format, pictures and report.html.
+    predictions in the challenge's format, pictures, report.html, and every student as devices get it.
     """
     from iusp.console import shown_progress
     from iusp.steps.evaluation import Inputs, run
 
     config = _config(ctx)
-    inputs = Inputs(DATASET, FEATURES, TEACHER, {name: [STUDENTS / name] for name in config.students})
+    inputs = Inputs(DATASET, RECORDINGS, FEATURES, TEACHER, {name: [STUDENTS / name] for name in config.students})
     with shown_progress() as progress:
         run(config.evaluation, inputs, EVALUATION, progress)
 
@@ -457,3 +457,39 @@ def monitor(
     else:
         show_drift(drifts)
     ctx.exit(any(drift.drifted for drift in drifts))
+
+
+@main.command()
+@click.argument("recordings", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--model",
+    help="A student's float32.onnx or int8.onnx, or models:/NAME@ALIAS.  [default: the champion of params.yaml's]",
+)
+@click.option("--window", type=float, default=10, show_default=True, help="Seconds that are tagged at once.")
+@click.option("--hop", type=float, default=5, show_default=True, help="Seconds from one window to the next.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per window, with all probabilities.")
+@click.pass_context
+def tag(ctx: click.Context, recordings: Path, model: str | None, window: float, hop: float, as_json: bool) -> None:
+    """Say what is in RECORDINGS, and when: a file, a folder, or - for standard input.
+
+    WAV, FLAC or OGG of any length, rate and number of channels. Printed are the tags whose probability reaches the
+    threshold that was chosen on validate. A file that cannot be read gets a line on standard error; the others go on,
+    and the exit status is 2. With an ONNX file (device.json lies beside it), neither torch nor MLflow is needed.
+    """
+    import tempfile
+
+    from iusp.console import show_tags
+    from iusp.device.runtime import load
+
+    model = model or f"models:/{_config(ctx).registration.model_name}@champion"
+    with tempfile.TemporaryDirectory() as temporary:
+        if model.startswith("models:/"):
+            from iusp.registry import fetch_device
+            from iusp.tracking import readable_errors
+
+            with readable_errors():
+                network = load(fetch_device(model, Path(temporary)) / "float32.onnx")
+        else:
+            network = load(Path(model))
+    if not show_tags(recordings, network, window, hop, as_json):
+        ctx.exit(2)

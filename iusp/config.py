@@ -387,6 +387,10 @@ class Evaluation(Section):
     """Timed runs per network; the median is reported."""
     pictured_clips: Annotated[int, Field(ge=0)]
     """Clips whose frame similarities are drawn."""
+    calibration_clips: Count
+    """Training clips that tell int8 the range of every activation."""
+    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+() -]*$")]
+    """Of the exported students' weights, an SPDX expression; the recordings' terms may ask for another."""
 
 
 DeviceFile = Literal["net_float32.onnx", "net_int8.onnx", "float32.onnx", "int8.onnx"]

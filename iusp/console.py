@@ -1,7 +1,9 @@
 """What the command line and a cluster's pods show people: progress, and errors in one line."""
 
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -11,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iusp.config import Augmentations, Evaluation, Gate, Student, StudentTraining, Teacher
 from iusp.errors import InputError
 from iusp.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from iusp.config import Augmentations, Evaluation, Gate, Student, StudentTraining, Teacher
+    from iusp.device.runtime import DeviceModel
+    from iusp.device.tagging import Window
     from iusp.drift import Drift
     from iusp.gate import Verdict
     from iusp.promotion import Entry, History, Outcome
@@ -88,7 +92,7 @@ def _described(row: "Row") -> str:
 
 
 def train_teacher(
-    config: Teacher, augmentation: Augmentations, tracker: "Tracker", dataset: Path, features: Path, output: Path
+    config: "Teacher", augmentation: "Augmentations", tracker: "Tracker", dataset: Path, features: Path, output: Path
 ) -> dict[str, Any]:
     """Run the teacher step; each epoch is shown, and logged to MLflow, when it ends."""
     from iusp.steps.teacher import run
@@ -105,8 +109,8 @@ def train_teacher(
 
 def train_student(
     name: str,
-    student: Student,
-    common: StudentTraining,
+    student: "Student",
+    common: "StudentTraining",
     tracker: "Tracker",
     dataset: Path,
     features: Path,
@@ -162,7 +166,7 @@ def show_results(evaluation: Path, registration: Path) -> None:
             network.get("method", "labels"),
             f"{network['parameters']:,}",
             f"{network['macs'] / 1e6:.1f} M",
-            f"{latency[name]['network']:.2f}",
+            f"{latency[name]['torch']['network']['p50']:.2f}",
             *(
                 f"{coarse[kind]:.3f} [{coarse[f'{kind}_low']:.3f}, {coarse[f'{kind}_high']:.3f}]"
                 for kind in ("micro_auprc", "macro_auprc")
@@ -288,7 +292,7 @@ def _print_verdict(verdict: "Verdict") -> None:
         click.echo(f"  - {reason}")
 
 
-def show_version(registry: "Registry", number: int, gate: Gate, evaluation: Evaluation, as_json: bool) -> None:
+def show_version(registry: "Registry", number: int, gate: "Gate", evaluation: "Evaluation", as_json: bool) -> None:
     """Print all that is known of a version, and what the gate says of it as the next champion."""
     from iusp.promotion import examine, read_history
 
@@ -403,3 +407,63 @@ def show_drift(drifts: "Sequence[Drift]") -> None:
             "drifted" if drift.drifted else "",
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def show_tags(recordings: Path, model: "DeviceModel", window: float, hop: float, as_json: bool) -> bool:
+    """Tag recordings and print what is in each window, as soon as it is known.
+
+    Args:
+        recordings: a file, a folder of them, or `-` for standard input.
+        model: the network.
+        window: seconds.
+        hop: seconds from one window's start to the next one's.
+        as_json: print a JSON object for each window.
+
+    Returns:
+        Whether every recording could be tagged; those that cannot get a line on standard error each.
+
+    Raises:
+        InputError: there is no recording, or window and hop do not fit.
+    """
+    from iusp.audio import BadAudio
+    from iusp.device.tagging import tag
+
+    good = True
+    with _found(recordings) as found:
+        for name, path in found:
+            shown = name if name.isprintable() else ascii(name)
+            try:
+                for number, one in enumerate(tag(path, model, window, hop)):
+                    if not as_json and not number:
+                        click.echo(shown)
+                    click.echo(json.dumps({"recording": shown, **vars(one)}) if as_json else _line(one))
+            except BadAudio as reason:
+                click.echo(f"iusp: {shown}: {reason}", err=True)
+                good = False
+    return good
+
+
+@contextmanager
+def _found(recordings: Path) -> Iterator[list[tuple[str, Path]]]:
+    """Yield names and paths of the recordings."""
+    from iusp.audio import SUFFIXES
+
+    if str(recordings) == "-":
+        # Decoding must move about in a file, which a pipe does not allow.
+        with tempfile.NamedTemporaryFile() as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+            yield [("-", Path(copy.name))]
+        return
+    if not recordings.is_dir():
+        yield [(str(recordings), recordings)]
+        return
+    paths = sorted(path for path in recordings.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"{recordings}: holds no recording; name a folder with {', '.join(SUFFIXES)} files")
+    yield [(str(path), path) for path in paths]
+
+
+def _line(window: "Window") -> str:
+    tags = ", ".join(f"{name} {window.probabilities[name]:.2f}" for name in window.tags)
+    return f"{window.start:9.1f} – {window.end:.1f} s  {tags or '–'}"

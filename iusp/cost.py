@@ -1,16 +1,18 @@
 """What a network costs: parameters, multiply-accumulates, bytes and time."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from iusp.config import Features
-from iusp.log_mel import clip_length, frame_count, log_mel
+from iusp.log_mel import frame_count
 from iusp.models import build
-from iusp.models.layers import Tagger
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def multiply_accumulates(architecture: str, width: int, tags: int, features: Features) -> int:
@@ -22,30 +24,17 @@ def multiply_accumulates(architecture: str, width: int, tags: int, features: Fea
     return int(counter.get_total_flops()) // 2
 
 
-def milliseconds_per_clip(networks: Mapping[str, Tagger], features: Features, runs: int) -> dict[str, dict[str, float]]:
-    """Measure the latency of one clip on one CPU thread, all networks in turn, so that they meet the same machine.
+def milliseconds(jobs: Mapping[Key, Callable[[], object]], runs: int) -> dict[Key, dict[str, float]]:
+    """Measure how long jobs take on one CPU thread, all in turn, so that they meet the same machine.
 
     Args:
-        networks: by name, on the CPU, in evaluation mode.
-        features: of the front-end in front of them.
+        jobs: by any key.
         runs: measurements of each, after one that does not count.
 
     Returns:
-        By name, medians in milliseconds: `network` (log-mel to logits) and `audio_to_tags` (the clip's samples to
-        probabilities, front-end included).
+        By key, the milliseconds `p50` (median) and `p95`.
     """
-    samples = torch.randn(clip_length(features), generator=torch.Generator().manual_seed(0)) / 10
-    spectrogram = log_mel(samples, features.sample_rate, features)[None]
-
-    def alone(network: Tagger) -> Callable[[], object]:
-        return lambda: network(spectrogram)
-
-    def whole(network: Tagger) -> Callable[[], object]:
-        return lambda: network(log_mel(samples, features.sample_rate, features)[None])[0].sigmoid()
-
-    jobs = {(name, "network"): alone(network) for name, network in networks.items()}
-    jobs |= {(name, "audio_to_tags"): whole(network) for name, network in networks.items()}
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
+    times: dict[Key, list[float]] = {key: [] for key in jobs}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
@@ -55,7 +44,7 @@ def milliseconds_per_clip(networks: Mapping[str, Tagger], features: Features, ru
                 job()
                 times[key].append((time.perf_counter() - start) * 1000)
     torch.set_num_threads(threads)
-    medians: dict[str, dict[str, float]] = {name: {} for name in networks}
-    for (name, what), values in times.items():
-        medians[name][what] = round(float(np.median(values[1:])), 3)
-    return medians
+    return {
+        key: {f"p{share}": round(float(np.percentile(values[1:], share)), 3) for share in (50, 95)}
+        for key, values in times.items()
+    }

@@ -9,25 +9,11 @@ import numpy as np
 import torch
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from torch import Tensor, nn
 
 from iusp import models
 from iusp.config import Features
 from iusp.log_mel import frame_count
-from iusp.models.layers import Tagger
-
-
-class Probabilities(nn.Module):
-    """A network that returns probabilities alone, as users of the registry expect."""
-
-    def __init__(self, network: Tagger) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """Turn log-mel (B, T, M) into probabilities (B, K)."""
-        logits: Tensor = self.network(log_mel)[0]
-        return logits.sigmoid()
+from iusp.models.layers import Probabilities
 
 
 def export(student: Path, output: Path) -> None:

@@ -45,10 +45,7 @@ def _transform(config: Features, sample_rate: int) -> _Transform:
     hop, rest = divmod(config.hop_length * sample_rate, config.sample_rate)
     count = frame_count(config)
     starts = (torch.arange(count, dtype=torch.float64) * config.hop_length * sample_rate / config.sample_rate).round()
-    bins = size // 2 + 1
-    # Beyond the highest band there is nothing to sum.
-    used = math.ceil(config.high_hz * size / sample_rate)
-    mel = melscale_fbanks(bins, config.low_hz, config.high_hz, config.mel_bands, sample_rate)[:used]
+    mel = mel_weights(config, sample_rate, size)
     # Power grows with the square of the window's samples: of a tone by itself, of noise with the bins in a band.
     mel = mel * (config.window_length / size) ** 2
     return _Transform(
@@ -57,6 +54,19 @@ def _transform(config: Features, sample_rate: int) -> _Transform:
         window=torch.hann_window(size),
         mel=mel.repeat_interleave(2, dim=0),
     )
+
+
+def mel_weights(config: Features, sample_rate: int, size: int) -> Tensor:
+    """Return the weights (bins, M) of the powers of an FFT's bins; beyond the highest band there is nothing to sum.
+
+    Args:
+        config: the front-end's settings.
+        sample_rate: Hz.
+        size: samples of the FFT.
+    """
+    used = math.ceil(config.high_hz * size / sample_rate)
+    filters: Tensor = melscale_fbanks(size // 2 + 1, config.low_hz, config.high_hz, config.mel_bands, sample_rate)
+    return filters[:used]
 
 
 def _window_size(samples: float) -> int:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, set_tracking_uri
 from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -36,7 +36,8 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
         The version's number.
     """
     extra = model / "extra_files"
-    identity = digest([sha256(extra / "weights.safetensors"), sha256(extra / "config.json")])
+    files = [extra / "weights.safetensors", extra / "config.json", *sorted((model / "device").glob("*.onnx"))]
+    identity = digest([sha256(path) for path in files])
     _create(client, model_name, "Students distilled for urban sound tagging (iusp)")
     found = client.search_model_versions(f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'")
     if found:
@@ -50,6 +51,30 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     for name, value in tags.items():
         client.set_model_version_tag(model_name, version.version, name, str(value))
     return int(version.version)
+
+
+def fetch_device(model: str, output: Path) -> Path:
+    """Download what a device needs of a registered version.
+
+    Args:
+        model: `models:/<name>@<alias>` or `models:/<name>/<version>`.
+        output: an empty folder.
+
+    Returns:
+        The folder that holds `device.json`.
+
+    Raises:
+        InputError: the version has nothing for devices.
+    """
+    set_tracking_uri(tracking_uri())
+    try:
+        return Path(download_artifacts(f"{model}/device", dst_path=str(output)))
+    except MlflowException as error:
+        if "downloading" not in str(error):
+            raise
+        raise InputError(
+            f"{model}: its device/ cannot be downloaded; a version without one was registered before there was any"
+        ) from None
 
 
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:

@@ -67,7 +67,7 @@ def write_comparison(path: Path, metrics: Mapping[str, Any], latency: Mapping[st
     ]
     for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
         cells = [name, network.get("method", "labels"), f"{network['parameters']:,}", f"{network['macs'] / 1e6:.1f} M"]
-        cells.append(f"{latency[name]['network']:.2f}")
+        cells.append(f"{latency[name]['torch']['network']['p50']:.2f}")
         for kind in ("micro_auprc", "macro_auprc"):
             value, low, high = (network["coarse"][kind + end] for end in ("", "_low", "_high"))
             cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
@@ -91,5 +91,5 @@ def headline_numbers(evaluation: Path) -> dict[str, float]:
     for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
         numbers |= {f"{name}.{kind}": network["coarse"][kind] for kind in ("micro_auprc", "macro_auprc")}
         numbers |= {f"{name}.{cost}": network[cost] for cost in ("parameters", "macs", "bytes")}
-        numbers[f"{name}.milliseconds"] = latency[name]["network"]
+        numbers[f"{name}.milliseconds"] = latency[name]["torch"]["network"]["p50"]
     return numbers

@@ -126,6 +126,7 @@ def build(config: Config) -> GraphComponent:
             judged = evaluate(
                 config=text("evaluation"),
                 dataset=tables,
+                recordings=data["recordings"],
                 features=log_mel,
                 teacher=knowledge,
                 **{name: task.outputs["student"] for name, task in trained.items()},

@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     },
     "student": {"training": {"epochs": 3, "batch_size": 16}},
     "students": None,
-    "evaluation": {"resamples": 50, "latency_runs": 2, "pictured_clips": 2},
+    "evaluation": {"resamples": 50, "latency_runs": 2, "pictured_clips": 2, "calibration_clips": 8},
 }
 STUDENTS = {
     "small": {"architecture": "plain", "parameters": 2500, "method": "iusp", "seeds": [0, 1]},

@@ -42,6 +42,19 @@ class Tagger(nn.Module, ABC):
         return self.head(pooled(maps[-1])), maps
 
 
+class Probabilities(nn.Module):
+    """A network that returns probabilities alone, as users of the registry expect."""
+
+    def __init__(self, network: Tagger) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Turn log-mel (B, T, M) into probabilities (B, K)."""
+        logits: Tensor = self.network(log_mel)[0]
+        return logits.sigmoid()
+
+
 def after_each(layers: Iterable[nn.Module], maps: Tensor) -> tuple[Tensor, ...]:
     """Apply layers one after the other and return what comes out of each."""
     outputs = []

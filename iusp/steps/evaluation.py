@@ -1,6 +1,7 @@
 """Step 5: how good every network is, what it costs, and a report that shows it."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from numpy.typing import NDArray
 
 from iusp import models
 from iusp.config import Evaluation
-from iusp.cost import milliseconds_per_clip, multiply_accumulates
+from iusp.cost import multiply_accumulates
+from iusp.device.conversion import NETS, WHOLE, write_onnx
+from iusp.device.measurement import RUNTIMES, TORCH, latency, net_scores, whole_scores
+from iusp.device.package import best_thresholds, write_package
 from iusp.distillation.similarity import gram, row_normalised
 from iusp.errors import InputError
 from iusp.export import export
-from iusp.features import FeatureSet, read_features
+from iusp.features import FeatureSet, labelled_clips, read_features
 from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
+from iusp.log_mel import clip_length, frame_count
 from iusp.maps import frames
 from iusp.metrics import Level, bootstrap, curves, interval, score, score_table
 from iusp.models.layers import Tagger
@@ -38,12 +43,14 @@ class Inputs:
 
     Attributes:
         dataset: of the dataset step.
+        recordings: of the dataset step, the audio files.
         features: of the features step.
         teacher: of the teacher step.
         students: by name, what the student step wrote; several folders where several machines shared its seeds.
     """
 
     dataset: Path
+    recordings: Path
     features: Path
     teacher: Path
     students: Mapping[str, Sequence[Path]]
@@ -55,7 +62,8 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     Writes into `output`: `metrics.json` (the same bytes every time), `latency.json` (measured), `predictions/*.csv` in
     the challenge's format, `curves/*.csv`, `plots/*.png`, `comparison.md`, `report.html`, which needs nothing else, and
     all that registration needs: `features.json` and, for each network, `networks/<name>/` with its config and training
-    record; of each student's best seed also the model as it will be registered.
+    record; of each student's best seed also the model as it will be registered, with what a device needs (`device/`)
+    and what a release is judged by (`evaluation/`).
 
     Args:
         config: intervals, cost and pictures.
@@ -102,21 +110,23 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
             },
         }
         shown = {name: networks[network] for name, network in chosen.items()}
-        latency = milliseconds_per_clip(shown, features.config, config.latency_runs)
+        models_of = {name: work / "networks" / chosen[name] / "model" for name in students}
+        for name, model in models_of.items():
+            shutil.rmtree(model, ignore_errors=True)  # of a killed run
+            export(folders[chosen[name]], model)
+        measured = _Exported(config, inputs, features, judge, shown, models_of).write(metrics, scores, chosen, progress)
         write_json(work / "metrics.json", metrics)
-        write_json(work / "latency.json", latency)
+        write_json(work / "latency.json", measured)
         _draw(work, judge, {name: scores[network] for name, network in chosen.items()}, metrics)
         draw_training(
             {name: read_record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png"
         )
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
-        write_report(work / "report.html", metrics, latency, taxonomy, work / "plots")
-        write_comparison(work / "comparison.md", metrics, latency)
+        write_report(work / "report.html", metrics, measured, taxonomy, work / "plots")
+        write_comparison(work / "comparison.md", metrics, measured)
         for name, folder in folders.items():
             _copy(folder, ("config.json", "record.csv"), work / "networks" / name)
-        for name in students:
-            export(folders[chosen[name]], work / "networks" / chosen[name] / "model")
         _copy(inputs.features, ("features.json",), work)
     return metrics
 
@@ -217,6 +227,126 @@ class _Judge:
         numbers = list(values.values())
         spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
         return {"seeds": values, "seeds_mean": float(np.mean(numbers)), "seeds_std": spread}
+
+
+class _Exported:
+    """The students as devices get them, beside the teacher."""
+
+    def __init__(
+        self,
+        config: Evaluation,
+        inputs: Inputs,
+        features: FeatureSet,
+        judge: "_Judge",
+        networks: Mapping[str, Tagger],
+        models_of: Mapping[str, Path],
+    ) -> None:
+        self.config, self.inputs, self.features, self.judge = config, inputs, features, judge
+        self.networks, self.models_of = networks, models_of
+
+    def write(
+        self,
+        metrics: Mapping[str, Any],
+        scores: Mapping[str, NDArray[np.float64]],
+        chosen: Mapping[str, str],
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Write `device/` and `evaluation/` of every student; return the latencies of all networks."""
+        with tempfile.TemporaryDirectory() as temporary:
+            # The teacher goes to no device; its files are for comparison.
+            folders = {"teacher": Path(temporary)} | {name: one / "device" for name, one in self.models_of.items()}
+            calibration = self._calibration()
+            for done, (name, network) in enumerate(self.networks.items()):
+                write_onnx(network, self.features.config, calibration, folders[name])
+                progress("export", done + 1, len(self.networks))
+            times = latency(self.networks, folders, self.features.config, self.config.latency_runs)
+        clips = [self.inputs.recordings / name for name in self.features.filenames(metrics["split"])]
+        students = {name: self.networks[name] for name in self.models_of}
+        whole = whole_scores(students, folders, self.features.config, clips)
+        for name, model in self.models_of.items():
+            net = {TORCH: scores[chosen[name]]} | net_scores(model / "device", self.features.log_mel(metrics["split"]))
+            parity = self._parity(net, NETS) | self._parity(whole[name], WHOLE)
+            self._describe(name, model, metrics, parity)
+            self._judged(name, model, metrics, parity, times[name], scores[chosen[name]])
+        return times
+
+    def _calibration(self) -> NDArray[np.float16]:
+        train = self.features.log_mel("train")
+        count = min(self.config.calibration_clips, len(train))
+        spread: NDArray[np.float16] = train[np.linspace(0, len(train) - 1, count).round().astype(int)]
+        return spread
+
+    def _parity(self, scores: Mapping[str, NDArray[np.float64]], files: tuple[str, str]) -> dict[str, dict[str, float]]:
+        """Compare a float32 file with PyTorch, and the int8 one with both."""
+        auprc = {
+            name: score(self.judge.truth["coarse"], self.judge.table(one, "coarse"), self.judge.taxonomy, "coarse")
+            for name, one in scores.items()
+        }
+        parity = {name: {"max_difference": float(np.abs(scores[name] - scores[TORCH]).max())} for name in files}
+        parity[files[1]]["auprc_loss"] = auprc[files[0]].micro_auprc - auprc[files[1]].micro_auprc
+        return parity
+
+    def _describe(
+        self, name: str, model: Path, metrics: Mapping[str, Any], parity: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        predicts = read_json(self.inputs.teacher / "config.json", "predicts")["predicts"]
+        validate = labelled_clips(self.features, self.inputs.dataset, "validate", predicts, self.judge.taxonomy)
+        probabilities = predict(self.networks[name], validate.log_mel)
+        thresholds = best_thresholds(validate.targets.numpy() > 0.5, validate.mask.numpy(), probabilities)
+        device, config = model / "device", self.features.config
+        facts = {
+            "name": name,
+            "student": metrics["students"][name],
+            "teacher": metrics["teacher"],
+            "split": metrics["split"],
+            "clips": self.features.clips,
+            "digest": self.features.digest,
+            "categories": self.judge.taxonomy.coarse,
+            "samples": clip_length(config),
+            "frames": frame_count(config),
+            "bytes": {file: (device / file).stat().st_size for file in parity},
+            "parity": parity,
+        }
+        write_package(device, self.judge.tags, thresholds, config, self.config.license, facts)
+
+    def _judged(
+        self,
+        name: str,
+        model: Path,
+        metrics: Mapping[str, Any],
+        parity: Mapping[str, Mapping[str, float]],
+        times: Mapping[str, Any],
+        scores: NDArray[np.float64],
+    ) -> None:
+        """Write what promotion is decided by: predictions, truth and measurements."""
+        folder, filenames = model / "evaluation", self.features.filenames(metrics["split"])
+        truth, tags = self.judge.truth["coarse"], list(self.judge.taxonomy.coarse_tags)
+        write_predictions(folder / "predictions.csv", filenames, scores, self.judge.tags)
+        with atomic(folder / "truth.csv") as temporary:
+            table = pd.DataFrame(truth.astype(int), columns=tags)
+            table.insert(0, "audio_filename", filenames)
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        student = metrics["students"][name]
+        files = dict(zip(RUNTIMES[1:], zip(NETS, WHOLE, strict=True), strict=True))
+        write_json(
+            folder / "measurements.json",
+            {
+                "split": metrics["split"],
+                "digest": sha256(folder / "truth.csv"),
+                "coarse": student["coarse"],
+                "parameters": student["parameters"],
+                "macs": student["macs"],
+                "bytes": {file: (model / "device" / file).stat().st_size for file in parity},
+                "latency_ms": {
+                    file: times[runtime][what]
+                    for runtime, pair in files.items()
+                    for file, what in zip(pair, ("network", "audio_to_tags"), strict=True)
+                },
+                "parity": parity,
+                "tags": self.judge.tags,
+                "features": self.features.config.model_dump(mode="json"),
+            },
+        )
 
 
 def _draw(work: Path, judge: _Judge, scores: Mapping[str, NDArray[np.float64]], metrics: Mapping[str, Any]) -> None:
