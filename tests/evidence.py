@@ -18,7 +18,9 @@ from iusp.taxonomy import read_taxonomy
 TAXONOMY = read_taxonomy(Path(str(files("iusp") / "taxonomy.yaml")))
 CONFIG = load(ROOT / "params.yaml")
 GATE: Gate = CONFIG.registration.gate
-EVALUATION = Evaluation(resamples=200, seed=0, latency_runs=1, pictured_clips=0)
+EVALUATION = Evaluation(
+    resamples=200, seed=0, calibration_clips=1, license="Apache-2.0", latency_runs=1, pictured_clips=0
+)
 DEVICE_FILES = ("net_float32.onnx", "net_int8.onnx", "float32.onnx", "int8.onnx")
 
 
