@@ -476,6 +476,7 @@ def tag(ctx: click.Context, recordings: Path, model: str | None, window: float, 
     threshold that was chosen on validate. A file that cannot be read gets a line on standard error; the others go on,
     and the exit status is 2. With an ONNX file (device.json lies beside it), neither torch nor MLflow is needed.
     """
+    import re
     import tempfile
 
     from iusp.console import show_tags
@@ -484,11 +485,15 @@ def tag(ctx: click.Context, recordings: Path, model: str | None, window: float, 
     model = model or f"models:/{_config(ctx).registration.model_name}@champion"
     with tempfile.TemporaryDirectory() as temporary:
         if model.startswith("models:/"):
-            from iusp.registry import fetch_device
-            from iusp.tracking import readable_errors
+            from iusp.registry import fetch_artifacts
+            from iusp.tracking import connect, readable_errors
 
+            if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
+                raise InputError(f"--model {model}: give models:/NAME@ALIAS, models:/NAME/VERSION or an ONNX file")
+            name, alias, version = named.groups()
             with readable_errors():
-                network = load(fetch_device(model, Path(temporary)) / "float32.onnx")
+                fetch_artifacts(connect(), name, alias or version, "device", Path(temporary))
+            network = load(Path(temporary) / "device" / "float32.onnx")
         else:
             network = load(Path(model))
     if not show_tags(recordings, network, window, hop, as_json):

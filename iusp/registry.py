@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient, set_tracking_uri
+from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from iusp.errors import InputError
 from iusp.files import digest, sha256
-from iusp.tracking import tracking_uri
+from iusp.tracking import connect
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT, EVALUATION = "student", "evaluation"
@@ -51,30 +51,6 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     for name, value in tags.items():
         client.set_model_version_tag(model_name, version.version, name, str(value))
     return int(version.version)
-
-
-def fetch_device(model: str, output: Path) -> Path:
-    """Download what a device needs of a registered version.
-
-    Args:
-        model: `models:/<name>@<alias>` or `models:/<name>/<version>`.
-        output: an empty folder.
-
-    Returns:
-        The folder that holds `device.json`.
-
-    Raises:
-        InputError: the version has nothing for devices.
-    """
-    set_tracking_uri(tracking_uri())
-    try:
-        return Path(download_artifacts(f"{model}/device", dst_path=str(output)))
-    except MlflowException as error:
-        if "downloading" not in str(error):
-            raise
-        raise InputError(
-            f"{model}: its device/ cannot be downloaded; a version without one was registered before there was any"
-        ) from None
 
 
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:
@@ -133,7 +109,7 @@ class Registry:
     """
 
     def __init__(self, model_name: str, client: MlflowClient | None = None) -> None:
-        self.client = client or MlflowClient(tracking_uri())
+        self.client = client or connect()
         self.model_name = model_name
         self.log_name = f"{model_name}.promotions"
 

@@ -25,7 +25,6 @@ from iusp.device.tagging import _halved, tag, waveform
 from iusp.errors import InputError
 from iusp.files import write_json
 from iusp.log_mel import log_mel
-from iusp.registry import fetch_device
 
 RATE = 16000
 
@@ -190,10 +189,6 @@ def test_a_registered_champion_is_fetched(
         client.log_artifacts(run.info.run_id, str(model_folder), "student")
         client.create_model_version("student", f"{run.info.artifact_uri}/student", run.info.run_id)
     client.set_registered_model_alias("student", "champion", "2")
-    folder = fetch_device("models:/student@champion", tmp_path / "fetched")
-    assert load(folder / "float32.onnx").tags == TAGS
-    with pytest.raises(InputError, match="models:/student/1: its device/ cannot be downloaded"):
-        fetch_device("models:/student/1", tmp_path / "other")
     soundfile.write(tmp_path / "a.wav", sound(1, RATE), RATE)
     options = ["--model", "models:/student@champion", "--window", "2", "--hop", "1"]
     command = [sys.executable, "-m", "iusp", "tag", "a.wav", *options]
@@ -201,8 +196,12 @@ def test_a_registered_champion_is_fetched(
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("a.wav")
-    done = subprocess.run(
-        [*command[:-5], "models:/student@nobody"], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    for model, words in (
+        ("models:/student/1", "student version 1: has no artifact device"),
+        ("models:/student@nobody", "student: has no version or alias nobody"),
+        ("models:/student", "--model models:/student: give models:/NAME@ALIAS"),
+    ):
+        done = subprocess.run([*command[:-5], model], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert words in done.stderr
