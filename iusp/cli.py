@@ -64,8 +64,9 @@ def dataset(ctx: click.Context) -> None:
     """Collect, check, index and label the recordings.
 
     Reads params.yaml's `dataset`; writes data/dataset and, the audio alone, data/recordings. Source `embedded`
-    generates city scenes; `folder` takes over a folder in SONYC-UST's format, `s3` one in a bucket, `dvc` one in a
-    DVC repository at a revision. Bad clips go to data/dataset/quarantine.csv with their reasons.
+    generates city scenes; `sonyc-ust` downloads the published data set; `folder` takes over a folder in its format,
+    `s3` one in a bucket, `dvc` one in a DVC repository at a revision. Bad clips go to data/dataset/quarantine.csv with
+    their reasons.
     """
     from iusp.console import shown_progress
     from iusp.steps.dataset import run

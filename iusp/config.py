@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -94,12 +96,61 @@ class Repository(Section):
         return self
 
 
+def is_secure(address: str) -> bool:
+    """Tell whether a web address is encrypted, or of this very machine."""
+    try:
+        parts = urlsplit(address)
+        if parts.scheme != "http":
+            return parts.scheme == "https"
+        return parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+class SonycUst(Section):
+    """The published data set, and where it is fetched from."""
+
+    version: Literal[2019, "v2.3"]
+    """`2019`: of DCASE 2019 Task 5, 3,068 clips; `v2.3`: 18,510 clips with place and time."""
+    mirror: Annotated[str, Field(min_length=1)] | None
+    """Where the record's files and its `record.json` lie instead of Zenodo: `s3://bucket/prefix`, `https://host/path`
+    or a folder."""
+    keep: Annotated[str, Field(min_length=1)] | None
+    """Folder in which the data set is kept as `sonyc-ust-<version>`, so that it is fetched once; without it, only the
+    step's output stays."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is kept, if it is."""
+        return Path(self.keep) / f"sonyc-ust-{self.version}" if self.keep else None
+
+    @property
+    def local_mirror(self) -> Path | None:
+        """The mirror, if it is a folder."""
+        return Path(self.mirror) if self.mirror and "://" not in self.mirror else None
+
+    @model_validator(mode="after")
+    def _address(self) -> "SonycUst":
+        if self.mirror is None or self.local_mirror:
+            return self
+        if self.mirror.startswith("s3://"):
+            if not S3_ADDRESS.fullmatch(self.mirror):
+                raise ValueError("mirror must be s3://bucket/prefix, without credentials")
+        elif not is_secure(self.mirror):
+            raise ValueError("mirror must be https://host/path, s3://bucket/prefix or a folder; http:// is not secure")
+        elif re.search(r"[@?#\s]", self.mirror):
+            raise ValueError("mirror must be https://host/path, without credentials; ~/.netrc may hold them")
+        return self
+
+
 class Dataset(Section):
     """Where the recordings come from and how annotations become labels."""
 
-    source: Literal["embedded", "folder", "s3", "dvc"]
-    """`embedded` generates city scenes; the others read a folder in SONYC-UST's format: annotations CSV, taxonomy YAML,
-    audio."""
+    source: Literal["embedded", "sonyc-ust", "folder", "s3", "dvc"]
+    """`embedded` generates city scenes; `sonyc-ust` downloads the published data set; the others read a folder in its
+    format: annotations CSV, taxonomy YAML, audio."""
+    sonyc_ust: SonycUst
+    """Which version, and from where; used by source `sonyc-ust`."""
     path: Annotated[str, Field(min_length=1)]
     """That folder, on this machine or a mounted volume; used by source `folder`."""
     s3: str | None

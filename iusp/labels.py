@@ -13,6 +13,8 @@ from iusp.taxonomy import Taxonomy
 
 SPLITS = ("train", "validate", "test")
 PRESENCE = "_presence"
+# Where and when SONYC-UST's clips were recorded, since its second version.
+PLACE_AND_TIME = ("borough", "block", "latitude", "longitude", "year", "week", "day", "hour")
 # A row that claims every label of the file is a slip of the mouse; with fewer labels than SONYC-UST's coarse ones it
 # may well be true.
 JUNK_LABELS = 8
@@ -28,8 +30,9 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
 
     Returns:
         One row per annotation in the file's order: split, sensor_id (text, empty where unknown), audio_filename,
-        annotator_id (int64), and `<tag>_presence` (int8; 1, 0, or -1 for not looked at) of the tags that the file
-        has. `attrs["junk_rows"]` lists the clip and annotator of every dropped row, as text.
+        annotator_id (int64), those of `PLACE_AND_TIME` that the file has (text, as it is), and `<tag>_presence` (int8;
+        1, 0, or -1 for not looked at) of the tags that the file has. `attrs["junk_rows"]` lists the clip and annotator
+        of every dropped row, as text.
 
     Raises:
         InputError: the file cannot be read, a column is missing, unknown or repeated, a value is not allowed, a clip
@@ -47,6 +50,7 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
             "sensor_id": table.get("sensor_id", ""),
             "audio_filename": table["audio_filename"],
             "annotator_id": _whole_numbers(path, annotators, -(2**31), 2**31),
+            **{name: table[name] for name in PLACE_AND_TIME if name in table},
             **presences,
         }
     )

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from iusp.files import atomic, read_json
+from iusp.slices import MIN_CLIPS, MIN_POSITIVES, weakest
 from iusp.taxonomy import Taxonomy
 
 PICTURES = {
@@ -16,10 +18,17 @@ PICTURES = {
     "frame_similarities": "How similar the frames of a clip are to each other",
     "training": "Training",
 }
+WEAK_GROUPS = 12
 
 
 def write_report(
-    path: Path, metrics: Mapping[str, Any], latency: Mapping[str, Any], taxonomy: Taxonomy, plots: Path
+    path: Path,
+    metrics: Mapping[str, Any],
+    latency: Mapping[str, Any],
+    taxonomy: Taxonomy,
+    plots: Path,
+    slices: pd.DataFrame,
+    best: str,
 ) -> None:
     """Write `report.html` with its pictures inside.
 
@@ -29,6 +38,8 @@ def write_report(
         latency: as in `latency.json`.
         taxonomy: names the categories.
         plots: folder of the pictures.
+        slices: as `slices.slice_scores` returns them.
+        best: the student that they have intervals of.
     """
     environment = Environment(
         loader=PackageLoader("iusp"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -46,6 +57,10 @@ def write_report(
                 latency=latency,
                 categories=taxonomy.coarse,
                 pictures=pictures,
+                best=best,
+                weakest=weakest(slices, best, WEAK_GROUPS),
+                groups=slices[slices["network"] == best],
+                enough={"clips": MIN_CLIPS, "positives": MIN_POSITIVES},
             ),
             encoding="utf-8",
         )

@@ -35,6 +35,7 @@ from botocore.httpchecksum import StreamingChecksumBody
 from urllib3.exceptions import HTTPError
 
 from iusp import audio, files
+from iusp.download import PassingError
 from iusp.errors import InputError
 from iusp.progress import Progress
 
@@ -202,6 +203,37 @@ def read(uri: str, limit: int) -> tuple[bytes, str] | None:
             return None
 
 
+@contextmanager
+def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Open an object from a byte on; see `iusp.download.Opener`.
+
+    No checksum is verified.
+
+    Args:
+        uri: `s3://bucket/key`.
+        start: byte to begin with.
+
+    Raises:
+        InputError: the server refuses.
+        PassingError: the server cannot be reached or fails, also while the blocks are read.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        with _readable(uri):
+            # Some servers send the whole object's checksum with a part; and an empty object has no ranges.
+            get = partial(_client(verifying=False).get_object, Bucket=bucket, Key=key)
+            response = get(Range=f"bytes={start}-") if start else get()
+    except UnavailableError:
+        raise PassingError("the server cannot be reached, or fails") from None
+    # Not the status: rclone sends a part with 200.
+    begin = start if response.get("ContentRange", "").startswith(f"bytes {start}-") else 0
+    try:
+        with closing(response["Body"]) as body, _unbroken():
+            yield begin, body.iter_chunks(BLOCK_BYTES)
+    except BrokenDownloadError as error:
+        raise PassingError(str(error)) from None
+
+
 def write(uri: str, content: bytes, replaced: str | None) -> bool:
     """Write a small object, with its SHA-256 for the server to check, unless somebody else has written it meanwhile.
 
@@ -283,8 +315,9 @@ def _check_names(uri: str, names: Sequence[str]) -> None:
         raise InputError(f"{uri}: objects whose names no files can have side by side: {some}{more}; rename them")
 
 
-def _client() -> "S3Client":
+def _client(verifying: bool = True) -> "S3Client":
     config = Config(
+        response_checksum_validation="when_supported" if verifying else "when_required",
         retries={"mode": "standard", "total_max_attempts": REQUESTS},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,

@@ -82,8 +82,8 @@ def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker:
     config = _config(ctx, changes, image)
     if source := local_source(config):
         # Tasks are started in other folders than this one.
-        key = "dataset.path" if config.dataset.source == "folder" else "dataset.dvc.url"
-        config = _config(ctx, (*changes, f"{key}={json.dumps(str(source))}"), image)
+        key, place = source
+        config = _config(ctx, (*changes, f"{key}={json.dumps(str(place))}"), image)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "iusp.yaml"
         write(config, package)

@@ -47,6 +47,13 @@ def check_source(config: Config) -> None:
         InputError: they are in a folder of this machine.
     """
     dataset, volume = config.dataset, config.kubeflow.volume
+    if dataset.source == "sonyc-ust":
+        for key, folder in ("keep", dataset.sonyc_ust.folder), ("mirror", dataset.sonyc_ust.local_mirror):
+            if folder and not (volume and folder.is_relative_to(volume.path)):
+                raise InputError(
+                    f"dataset.sonyc_ust.{key}: {folder} is on no volume of the cluster; set it to null, or "
+                    "kubeflow.volume to {claim: one with room for it, path: where to mount it} and it to a folder below"
+                )
     if dataset.source == "folder" and not (volume and Path(dataset.path).is_relative_to(volume.path)):
         raise InputError(
             f"dataset.path {dataset.path}: is on no volume of the cluster; set kubeflow.volume to {{claim: one that "

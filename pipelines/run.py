@@ -22,13 +22,23 @@ from pipelines.graph import MLFLOW_KEYS, STORAGE_KEYS, STORAGE_OPTIONS
 NOBODY = 10001
 
 
-def local_source(config: Config) -> Path | None:
-    """Return the folder of this machine, if any, that the dataset step reads."""
-    dataset = config.dataset
+def local_source(config: Config) -> tuple[str, Path] | None:
+    """Return the folder of this machine, if any, that the dataset step reads, after the key that names it.
+
+    Raises:
+        InputError: SONYC-UST is to be kept in a folder and has not been fetched.
+    """
+    dataset, sonyc_ust = config.dataset, config.dataset.sonyc_ust
     if dataset.source == "folder":
-        return Path(dataset.path).resolve()
+        return "dataset.path", Path(dataset.path).resolve()
+    if dataset.source == "sonyc-ust" and sonyc_ust.folder:
+        if not sonyc_ust.folder.exists():
+            raise InputError(f"{sonyc_ust.folder}: no such folder; run iusp dataset first, which fetches it")
+        return "dataset.sonyc_ust.keep", sonyc_ust.folder.parent.resolve()
+    if dataset.source == "sonyc-ust" and sonyc_ust.local_mirror:
+        return "dataset.sonyc_ust.mirror", sonyc_ust.local_mirror.resolve()
     if dataset.source == "dvc" and dataset.dvc and Path(dataset.dvc.url).is_dir():
-        return Path(dataset.dvc.url).resolve()
+        return "dataset.dvc.url", Path(dataset.dvc.url).resolve()
     return None
 
 
@@ -50,11 +60,9 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
     Raises:
         InputError: a task failed, or there is no Docker engine or image.
     """
-    source = local_source(config)
+    key, source = local_source(config) or ("", None)
     if source and not source.is_dir():
-        raise InputError(
-            f"{source}: no such folder; correct dataset.{'path' if config.dataset.source == 'folder' else 'dvc'}"
-        )
+        raise InputError(f"{source}: no such folder; correct {key}")
     output = output.resolve()
     name = time.strftime("%Y%m%d-%H%M%S")
     root = output / name
@@ -73,7 +81,7 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
     (root / "workspace").mkdir(parents=True)
     if containers:
         secrets = {key: os.environ[key] for key in (*MLFLOW_KEYS, *STORAGE_KEYS, *STORAGE_OPTIONS) if key in os.environ}
-        remote = not uri.startswith("sqlite:") or config.dataset.source in ("s3", "dvc")
+        remote = not uri.startswith("sqlite:") or config.dataset.source in ("s3", "dvc", "sonyc-ust")
         runner: Any = _docker(output, root, source, environment | secrets, remote)
     else:
         runner = local.SubprocessRunner(use_venv=False)

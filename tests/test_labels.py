@@ -40,12 +40,19 @@ def targets(frame, name):
 
 
 def test_reads_what_was_written(tmp_path):
-    rows = [row(tags="1 1-2", borough=3), row(annotator=2, split="train")]
+    rows = [row(tags="1 1-2", weather=3), row(annotator=2, split="train")]
     frame = read_annotations(write(tmp_path, rows), SMALL)
     assert list(frame.columns) == list(row())
     assert frame.to_dict("records") == [row(tags="1 1-2"), row(annotator=2)]
     assert frame["1_engine_presence"].dtype == np.int8
     assert frame.attrs == {"junk_rows": []}
+
+
+def test_place_and_time_stay_as_they_are(tmp_path):
+    rows = [row(borough=3, hour=9, latitude="40.70", weather=1), row(annotator=2)]
+    frame = read_annotations(write(tmp_path, rows), SMALL)
+    assert frame[["borough", "latitude", "hour"]].to_numpy().tolist() == [["3.0", "40.70", "9.0"], ["", "", ""]]
+    assert set(frame) - set(row()) == {"borough", "latitude", "hour"}
 
 
 @pytest.mark.parametrize("text", ["1", "1.0", "1.00", " 1"])

@@ -82,6 +82,15 @@ def test_report_needs_no_network(project: Project) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)", report)
 
 
+def test_slices_are_of_the_clips_that_are_reported_on(project: Project) -> None:
+    evaluation = project.folder / "reports/evaluation"
+    slices = pd.read_csv(evaluation / "slices.csv")
+    assert set(slices["by"]) == {"sensor_id"}
+    assert slices.groupby("network")["clips"].sum().to_dict() == dict.fromkeys(("teacher", "small", "other"), 20)
+    # None of the few clips' sensors has enough of them.
+    assert f"{slices['group'].nunique()} of them are too small to tell" in (evaluation / "report.html").read_text()
+
+
 def test_repeating_does_nothing(project: Project) -> None:
     assert ran(project.run("dvc", "repro").stdout) == []
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import pandas as pd
@@ -19,7 +19,7 @@ from joblib import cpu_count
 from iusp import audio, embedded, files
 from iusp.config import Dataset
 from iusp.errors import InputError
-from iusp.labels import SPLITS, derive_labels, read_annotations
+from iusp.labels import PLACE_AND_TIME, SPLITS, derive_labels, read_annotations
 from iusp.parallel import worker_pool
 from iusp.progress import Progress
 from iusp.taxonomy import read_taxonomy
@@ -83,8 +83,8 @@ def run(
     The recordings are large and only the features step reads them. They are written as `<audio_filename>`, the good
     clips with ground truth, as they came. `output` gets
 
-    - `index.parquet`: their audio_filename, split, sensor_id, sha256, seconds, sample_rate (Hz) and channels, sorted
-      by split and name;
+    - `index.parquet`: their audio_filename, split, sensor_id, sha256, seconds, sample_rate (Hz) and channels, and
+      what the annotations say of place and time (`labels.PLACE_AND_TIME`), sorted by split and name;
     - `labels.parquet`: what `labels.derive_labels` returns, of the same clips in the same order;
     - `annotations.csv` and `taxonomy.yaml`, as they came;
     - `quarantine.csv`: audio_filename, split and reason of the bad clips;
@@ -92,7 +92,7 @@ def run(
     - `dataset.json`: the summary.
 
     A killed run resumes. The bytes depend neither on that, nor on the number of workers, nor on where the same data
-    come from. What is elsewhere is fetched first, into the work in progress.
+    come from. What is elsewhere is fetched first, into the work in progress, or to where it is kept.
 
     Args:
         config: the source and its rules.
@@ -108,21 +108,27 @@ def run(
         InputError: the source cannot be used, too many clips are bad (`<output>.quarantine.csv` then lists them), or
             sensors cross splits where the config refuses that.
     """
-    remote = _remote(config)
+    folder = _folder(config)
+    if folder and config.source == "sonyc-ust":
+        from iusp.sonyc_ust import keep
+
+        keep(config.sonyc_ust, progress)
+    remote = None if folder else _remote(config)
     key = _key(config, remote, output, recordings)
     with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
         copy = work / ("fetched" if remote else "generated")
-        if remote:
+        if folder:
+            source = _open(folder)
+        elif remote:
             source = _open(remote.fetch(copy, progress))
-        elif config.source == "folder":
-            source = _open(Path(config.path))
         else:
             embedded.write(copy, config.seed, config.clips.by_split(), workers, progress)
             source = _open(copy)
         taxonomy = read_taxonomy(source.taxonomy)
         annotations = read_annotations(source.annotations, taxonomy)
         labels = derive_labels(annotations, taxonomy, config.train_rule, config.coarse)
-        table = annotations[["audio_filename", "split", "sensor_id"]].drop_duplicates("audio_filename")
+        circumstances = [name for name in PLACE_AND_TIME if name in annotations]
+        table = annotations[["audio_filename", "split", "sensor_id", *circumstances]].drop_duplicates("audio_filename")
         table = table.sort_values(["split", "audio_filename"], ignore_index=True)
         shared = _shared_sensors(table)
         if shared and config.shared_sensors == "refuse":
@@ -132,8 +138,11 @@ def run(
             )
         clips, strays = _match(table, source.folder, set(labels["audio_filename"]))
         table = table.join(_ingest(config, clips, source.folder, audio_work, progress, workers))
-        _check_share(table, config.max_bad_share, output)
-        index = table.loc[table["reason"] == "", INDEX].astype({"sample_rate": "int64", "channels": "int64"})
+        untested = _is_without_test(table, strays)
+        _check_share(table[table["split"] != "test"] if untested else table, config.max_bad_share, output)
+        index = table.loc[table["reason"] == "", [*INDEX, *circumstances]].astype(
+            {"sample_rate": "int64", "channels": "int64"}
+        )
         if index.empty:
             raise InputError(f"{source.annotations}: no clip has both audio and ground truth; record or label some")
         labels = index[["audio_filename"]].merge(labels, on="audio_filename")
@@ -151,9 +160,11 @@ def run(
         _write_reasons(work / "quarantine.csv", quarantine)
         _write_reasons(work / "unmatched.csv", unmatched)
         files.write_json(work / "dataset.json", summary)
-        if config.source != "folder":
+        if not folder:
             shutil.rmtree(copy)
     _report(summary, len(clips), progress)
+    if untested:
+        progress("dataset", len(clips), len(clips), "no clip of test is there: validate is what will be reported on")
     return summary
 
 
@@ -165,8 +176,15 @@ def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
             progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
 
 
+def _folder(config: Dataset) -> Path | None:
+    """Return the folder of this machine, if any, that the recordings are taken from, and stay in."""
+    if config.source == "folder":
+        return Path(config.path)
+    return config.sonyc_ust.folder if config.source == "sonyc-ust" else None
+
+
 def _remote(config: Dataset) -> Remote | None:
-    # boto3 takes its time to be imported.
+    # boto3 and requests take their time to be imported.
     if config.source == "s3" and config.s3:
         from iusp.storage import list_folder
 
@@ -175,6 +193,10 @@ def _remote(config: Dataset) -> Remote | None:
         from iusp.repository import open_version
 
         return open_version(config.dvc.url, config.dvc.revision, config.dvc.path, _is_part)
+    if config.source == "sonyc-ust":
+        from iusp.sonyc_ust import open_record
+
+        return open_record(config.sonyc_ust)
     return None
 
 
@@ -185,7 +207,9 @@ def _is_part(name: str) -> bool:
 
 
 def source_version(config: Dataset) -> str:
-    """Return a digest of what the source holds now: by size and time in a folder, by ETag in S3, by commit in DVC.
+    """Return a digest of what the source holds now.
+
+    By size and time in a folder, by ETag in S3, by commit in DVC, by MD5 of SONYC-UST.
 
     An orchestrator's cache knows the settings, which stay the same when recordings are added.
 
@@ -202,18 +226,19 @@ def _content(config: Dataset, remote: Remote | None) -> list[Any]:
     """Name the files of the source and what changes with their content."""
     if remote:
         return remote.identity
-    if config.source == "embedded":
+    folder = _folder(config)
+    if not folder:
         return []
-    source = _open(Path(config.path))
+    source = _open(folder)
     paths = (source.annotations, source.taxonomy, *_audio_files(source.folder))
     return [[str(path), path.lstat().st_size, path.lstat().st_mtime_ns] for path in paths]
 
 
 def _key(config: Dataset, remote: Remote | None, *outputs: Path) -> str:
     """Digest everything that shapes the output: the code, the config and what the source holds."""
-    if config.source == "folder":
+    if folder := _folder(config):
         for output in outputs:
-            _check_apart(Path(config.path), output)
+            _check_apart(folder, output)
     return files.digest([files.code_digest(), config.model_dump(mode="json"), _content(config, remote)])
 
 
@@ -303,7 +328,7 @@ def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> dict[str, 
         return {"reason": str(error)}
     # Whatever has its final name is complete: it was linked, or renamed after it was copied.
     copy = target / clip.name
-    if not copy.exists() and config.source != "folder":
+    if not copy.exists() and not _folder(config):
         with suppress(OSError):  # a file system without links: copied below
             os.link(source, copy)
     checksum = files.sha256(copy) if copy.exists() else _copy(source, copy)
@@ -331,6 +356,13 @@ def _copy(source: Path, target: Path) -> str:
             checksum.update(block)
             writer.write(block)
     return checksum.hexdigest()
+
+
+def _is_without_test(table: pd.DataFrame, strays: Sequence[str]) -> bool:
+    """Tell whether there are annotations of test, but no audio at all: it may be published apart, or not yet."""
+    test = table[table["split"] == "test"]
+    elsewhere = test["audio_filename"].isin([PurePosixPath(stray).name for stray in strays])
+    return not test.empty and bool(((test["reason"] == NO_FILE) & ~elsewhere).all())
 
 
 def _check_share(table: pd.DataFrame, max_bad_share: float, output: Path) -> None:

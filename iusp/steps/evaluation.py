@@ -21,7 +21,7 @@ from iusp.device.package import best_thresholds, write_package
 from iusp.distillation.similarity import gram, row_normalised
 from iusp.errors import InputError
 from iusp.export import export
-from iusp.features import FeatureSet, labelled_clips, read_features
+from iusp.features import FeatureSet, labelled_clips, read_features, read_table
 from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
 from iusp.log_mel import clip_length, frame_count
 from iusp.maps import frames
@@ -33,6 +33,7 @@ from iusp.progress import Progress
 from iusp.records import read_record
 from iusp.report import write_comparison, write_report
 from iusp.scoring import truth_table
+from iusp.slices import SLICED, slice_scores
 from iusp.taxonomy import Taxonomy, read_taxonomy
 from iusp.training import predict
 
@@ -60,10 +61,10 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     """Evaluate the teacher and every seed of every student on test (on validate where there is no test).
 
     Writes into `output`: `metrics.json` (the same bytes every time), `latency.json` (measured), `predictions/*.csv` in
-    the challenge's format, `curves/*.csv`, `plots/*.png`, `comparison.md`, `report.html`, which needs nothing else, and
-    all that registration needs: `features.json` and, for each network, `networks/<name>/` with its config and training
-    record; of each student's best seed also the model as it will be registered, with what a device needs (`device/`)
-    and what a release is judged by (`evaluation/`).
+    the challenge's format, `slices.csv` (how good by hour, borough and sensor), `curves/*.csv`, `plots/*.png`,
+    `comparison.md`, `report.html`, which needs nothing else, and all that registration needs: `features.json` and, for
+    each network, `networks/<name>/` with its config and training record; of each student's best seed also the model as
+    it will be registered, with what a device needs (`device/`) and what a release is judged by (`evaluation/`).
 
     Args:
         config: intervals, cost and pictures.
@@ -87,7 +88,8 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     }
     # Of each student, the seed that is best on validate is the one that is registered and shown.
     chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
-    key = [config.model_dump(), features.digest, sha256(inputs.dataset / "labels.parquet"), code_digest()]
+    key = [config.model_dump(), features.digest, code_digest()]
+    key += [sha256(inputs.dataset / name) for name in ("labels.parquet", "index.parquet")]
     key += [students, {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}]
     tags = read_json(inputs.teacher / "config.json", "tags")["tags"]
     # One thread sums in the same order on every machine.
@@ -123,12 +125,30 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         )
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
-        write_report(work / "report.html", metrics, measured, taxonomy, work / "plots")
+        best = max(students, key=lambda name: max(students[name]["validate_micro_auprc"].values()))
+        sliced = slice_scores(
+            _circumstances(inputs.dataset, features, split),
+            judge.truth["coarse"],
+            {name: judge.table(scores[network], "coarse") for name, network in chosen.items()},
+            best,
+            taxonomy,
+            config.resamples,
+            config.seed,
+        )
+        with atomic(work / "slices.csv") as temporary:
+            sliced.to_csv(temporary, index=False, lineterminator="\n")
+        write_report(work / "report.html", metrics, measured, taxonomy, work / "plots", sliced, best)
         write_comparison(work / "comparison.md", metrics, measured)
         for name, folder in folders.items():
             _copy(folder, ("config.json", "record.csv"), work / "networks" / name)
         _copy(inputs.features, ("features.json",), work)
     return metrics
+
+
+def _circumstances(dataset: Path, features: FeatureSet, split: str) -> pd.DataFrame:
+    """Return what is known of where and when a split's clips were recorded, row by row those of the features."""
+    index = read_table(dataset / "index.parquet", "audio_filename").set_index("audio_filename")
+    return index.reindex(features.filenames(split))[[name for name in SLICED if name in index]].fillna("").astype(str)
 
 
 def _copy(source: Path, names: Sequence[str], target: Path) -> None:

@@ -1,0 +1,128 @@
+"""Archives from outside, unpacked without trust in them."""
+
+import gzip
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from iusp.audio import SUFFIXES, is_file_name
+from iusp.errors import InputError
+
+BLOCK_BYTES = 2**20
+MEMBER_BYTES = 4096  # of headers and padding, at most, for one member
+
+
+class _BadArchiveError(Exception):
+    """An archive holds what it should not; the message says what."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold at most.
+
+    Attributes:
+        members: files, folders and whatever else.
+        file_bytes: of one file.
+        total_bytes: of all files.
+    """
+
+    members: int
+    file_bytes: int
+    total_bytes: int
+
+
+class _Bounded(gzip.GzipFile):
+    """A decompressed stream that goes forward only, ends in time, and gives no more at once than fits into memory.
+
+    tarfile would take a header of any length, and follow one that leads backwards.
+    """
+
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._limit = limit
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= BLOCK_BYTES:
+            raise _BadArchiveError("has a header of an absurd length")
+        self._check(self.tell() + size)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET:
+            if offset < self.tell():
+                raise _BadArchiveError("leads backwards")
+            self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, end: int) -> None:
+        if end > self._limit:
+            raise _BadArchiveError("is too large when unpacked")
+
+
+def unpack(archive: Path, folder: Path, limits: Limits, on_bytes: Callable[[int], None]) -> None:
+    """Unpack the audio files of a .tar.gz into a new folder, side by side, whatever folders they are in.
+
+    Only the bytes of regular files and the last part of their names are used: no path, link, mode or owner. The folder
+    gets its name when all is in it and on the disk. Files of other kinds, and hidden ones, are left out.
+
+    Args:
+        archive: to unpack.
+        folder: to make.
+        limits: what is acceptable.
+        on_bytes: called with the compressed bytes done so far, after each file.
+
+    Raises:
+        InputError: the archive is damaged, exceeds a limit, or holds paths that lead elsewhere, links, devices, or two
+            files of one name.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    limit = limits.total_bytes + limits.members * MEMBER_BYTES + BLOCK_BYTES
+    try:
+        with archive.open("rb") as raw, _Bounded(raw, limit) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            members = total = 0
+            for member in tar:
+                members, total = members + 1, total + member.size
+                if members > limits.members or total > limits.total_bytes:
+                    raise _BadArchiveError(f"holds over {limits.members:,} members or {limits.total_bytes:,} bytes")
+                _take(tar, member, partial, limits)
+                on_bytes(raw.tell())
+    except _BadArchiveError as error:
+        shutil.rmtree(partial)
+        raise InputError(f"{archive}: {error}; it is no archive of SONYC-UST: see where it comes from") from None
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
+        shutil.rmtree(partial)
+        raise InputError(f"{archive}: no readable .tar.gz ({type(error).__name__}); see where it comes from") from None
+    # One flush for thousands of files.
+    os.sync()
+    partial.replace(folder)
+
+
+def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, limits: Limits) -> None:
+    """Check a member, and write it if it is an audio file."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise _BadArchiveError(f"has a path that leads elsewhere ({member.name!a:.100})")
+    if member.isdir():
+        return
+    if not member.isreg():
+        raise _BadArchiveError(f"holds a link or device ({member.name!a:.100})")
+    if not 0 <= member.size <= limits.file_bytes:
+        raise _BadArchiveError(f"holds a file of {member.size:,} bytes ({member.name!a:.100})")
+    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        return
+    if not is_file_name(path.name):
+        raise _BadArchiveError(f"holds a file whose name is none ({member.name!a:.100})")
+    content = tar.extractfile(member)
+    assert content is not None
+    try:
+        with (folder / path.name).open("xb") as stream:
+            shutil.copyfileobj(content, stream, BLOCK_BYTES)
+    except FileExistsError:
+        raise _BadArchiveError(f"holds two files of one name ({path.name!a:.100})") from None
