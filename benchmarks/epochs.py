@@ -14,7 +14,16 @@ from iusp.distillation.losses import Distillation, Subject
 from iusp.knowledge import Knowledge, ask, write_knowledge
 from iusp.models.layers import Tagger
 from iusp.progress import silent
-from iusp.training import Batch, TrainingData, _epoch, batches, epoch_order, label_loss, layer_channels, new_network
+from iusp.training import (
+    Batch,
+    TrainingData,
+    batches,
+    epoch_order,
+    label_loss,
+    layer_channels,
+    new_network,
+    train_epoch,
+)
 
 NAMES = {"labels": (), "kd": ("logits",), "sp": ("embedding-1",), "iusp": ("similarity-1",)}
 
@@ -90,4 +99,4 @@ def epoch(
         terms.update(distillation(logits, maps, batch.targets, batch.mask, batch.knowledge))
         return terms
 
-    return lambda: _epoch(network, stream(), losses, optimiser, schedule, config.precision)
+    return lambda: train_epoch(network, stream(), losses, optimiser, schedule, config.precision)

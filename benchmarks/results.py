@@ -20,11 +20,8 @@ def networks(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from metrics["students"].items()
 
 
-def readme() -> None:
+def readme(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -> None:
     """Put the table of the last `make run` into README.md, and its picture beside it."""
-    evaluation = ROOT / "reports" / "evaluation"
-    metrics = json.loads((evaluation / "metrics.json").read_text())
-    latency = json.loads((evaluation / "latency.json").read_text())
     lines = [
         "| network | method | parameters | MACs | net, ms (torch / ONNX / int8) "
         "| audio → tags, ms (torch / ONNX / int8) | micro AUPRC [95 %] | macro AUPRC [95 %] | micro AUPRC, all seeds |",
@@ -46,10 +43,8 @@ def readme() -> None:
     _put(ROOT / "README.md", lines)
 
 
-def device(evaluation: Path) -> None:
+def device(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -> None:
     """Put what students cost and lose on a device into docs/device.md."""
-    metrics = json.loads((evaluation / "metrics.json").read_text())
-    latency = json.loads((evaluation / "latency.json").read_text())
     lines = [
         "| network | file | net, ms p50 / p95 | audio → tags, ms p50 / p95 | kB, net / end to end "
         "| micro AUPRC lost to int8 | largest difference from PyTorch |",
@@ -87,8 +82,10 @@ def main() -> None:
     """Write them."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
-    readme()
-    device(ROOT / "reports" / "evaluation")
+    evaluation = ROOT / "reports" / "evaluation"
+    metrics, latency = (json.loads((evaluation / f"{name}.json").read_text()) for name in ("metrics", "latency"))
+    readme(evaluation, metrics, latency)
+    device(evaluation, metrics, latency)
 
 
 if __name__ == "__main__":

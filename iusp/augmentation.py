@@ -5,6 +5,7 @@ stores its knowledge of view v, a student makes view v again from the clips and 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -63,6 +64,13 @@ def _masks(random: np.random.Generator, shape: tuple[int, int], size: int, longe
     return np.stack([random.integers(size - length + 1), length], axis=-1)
 
 
+def moved(array: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Return an array on a device."""
+    tensor = torch.as_tensor(array)
+    # From pinned memory a GPU fetches the next batch while it works on this one.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a batch of a view.
 
@@ -75,37 +83,31 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
     Returns:
         log-mel float32 (B, T, M); targets float32 (B, K), mixed like the clips (Zhang et al. 2018); mask bool (B, K).
     """
-    device = fill.device
-
-    def moved(array: NDArray[Any] | Tensor) -> Tensor:
-        tensor = torch.as_tensor(array)
-        # From pinned memory a GPU fetches the next batch while it works on this one.
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
+    to_device = partial(moved, device=fill.device)
     frames, bands = clips.log_mel.shape[1:]
     source = (np.arange(frames) - view.shift[rows, None]) % frames
     # Rolled as it is read, and in float16 on the way: half the bytes.
-    log_mel = moved(clips.log_mel[rows[:, None], source]).float()
+    log_mel = to_device(clips.log_mel[rows[:, None], source]).float()
     targets, mask = clips.targets[rows], clips.mask[rows]
     mixed = np.flatnonzero(view.share[rows] < 1)
     if len(mixed):
         partner = view.partner[rows[mixed]]
         own = torch.from_numpy(view.share[rows[mixed]])[:, None]
-        share, where = moved(own)[:, :, None], moved(mixed)
+        share, where = to_device(own)[:, :, None], to_device(mixed)
         # Powers add up: mixed here as the recordings would be in the air.
-        other = moved(clips.log_mel[partner[:, None], source[mixed]]).float()
+        other = to_device(clips.log_mel[partner[:, None], source[mixed]]).float()
         power = share * log_mel[where].exp_() + (1 - share) * other.exp_()
         log_mel[where] = power.log_()
         targets = targets.index_copy(
             0, torch.from_numpy(mixed), own * targets[mixed] + (1 - own) * clips.targets[partner]
         )
         mask = mask.index_copy(0, torch.from_numpy(mixed), mask[mixed] & clips.mask[partner])
-    log_mel += moved(view.gain[rows])[:, None, None]
+    log_mel += to_device(view.gain[rows])[:, None, None]
     if view.time_masks.size or view.band_masks.size:
-        covered = _covered(moved(view.time_masks[rows]), frames)[:, :, None]
-        covered = covered | _covered(moved(view.band_masks[rows]), bands)[:, None, :]
+        covered = _covered(to_device(view.time_masks[rows]), frames)[:, :, None]
+        covered = covered | _covered(to_device(view.band_masks[rows]), bands)[:, None, :]
         log_mel = torch.where(covered, fill, log_mel)
-    return log_mel, moved(targets), moved(mask)
+    return log_mel, to_device(targets), to_device(mask)
 
 
 def _covered(masks: Tensor, size: int) -> Tensor:

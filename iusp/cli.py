@@ -440,8 +440,9 @@ def monitor(
 
             name, stored = _config(ctx).registration.model_name, ("evaluation/predictions.csv", "device/device.json")
             with readable_errors():
-                version = fetch_artifacts(connect(), name, "champion", stored[0], Path(folder))
-                fetch_artifacts(connect(), name, version, stored[1], Path(folder))
+                client = connect()
+                version = fetch_artifacts(client, name, "champion", stored[0], Path(folder))
+                fetch_artifacts(client, name, version, stored[1], Path(folder))
             reference, device = Path(folder) / stored[0], device or Path(folder) / stored[1]
         then, now, thresholds = read_pair(reference, predictions, read_thresholds(device) if device else None)
     drifts = compare(then, now, thresholds, psi, alpha)

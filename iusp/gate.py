@@ -21,7 +21,6 @@ from iusp.metrics import bootstrap, interval, score, score_table
 from iusp.predictions import CLIP, read_predictions
 from iusp.taxonomy import Taxonomy
 
-FILES = ("measurements.json", "predictions.csv", "truth.csv")
 FLOAT32, INT8 = ("net_float32.onnx", "float32.onnx"), ("net_int8.onnx", "int8.onnx")
 # Micro AUPRC of the same scores differs by up to 0.0003 between processors (iusp.metrics).
 SAME_AUPRC = 0.001

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iusp.config import Evaluation, Gate
 from iusp.errors import InputError
-from iusp.gate import FILES, Evidence, Verdict, judge, read_evidence
-from iusp.registry import EVALUATION, RegisteredVersion, Registry
+from iusp.gate import Evidence, Verdict, judge, read_evidence
+from iusp.registry import EVALUATION, Registry, fetch_artifacts
 
 CHAMPION, PREVIOUS = "champion", "previous_champion"
 TAG = "iusp.promotion"
@@ -202,29 +202,29 @@ def examine(registry: Registry, version: int, champion: int | None, gate: Gate, 
     Raises:
         InputError: there is no such version.
     """
-    registered = registry.version(version)
+    registry.version(version)
     try:
-        candidate = _evidence(registry, registered)
+        candidate = _evidence(registry, version)
     except InputError as error:
         return Verdict(reasons=[str(error)])
     unreadable = []
     incumbent = None
     if champion is not None:
         try:
-            incumbent = _evidence(registry, registry.version(champion))
+            incumbent = _evidence(registry, champion)
         except InputError as error:
             unreadable = [f"cannot be compared with the champion: {error}"]
     verdict = judge(candidate, incumbent, gate, evaluation)
     return verdict.model_copy(update={"reasons": verdict.reasons + unreadable})
 
 
-def _evidence(registry: Registry, version: RegisteredVersion) -> Evidence:
+def _evidence(registry: Registry, version: int) -> Evidence:
     with TemporaryDirectory(prefix="iusp-gate-") as folder:
-        registry.download_evaluation(version, FILES, Path(folder))
+        fetch_artifacts(registry.client, registry.model_name, version, EVALUATION, Path(folder))
         try:
-            return read_evidence(Path(folder), version.number)
+            return read_evidence(Path(folder) / EVALUATION, version)
         except InputError as error:
-            raise InputError(f"version {version.number}: {str(error).replace(folder, EVALUATION)}") from None
+            raise InputError(f"version {version}: {str(error).replace(f'{folder}/', '')}") from None
 
 
 def promote(

@@ -156,27 +156,6 @@ class Registry:
                 raise
             raise InputError(f"{self.model_name} has no version {number}; iusp models lists them") from None
 
-    def download_evaluation(self, version: RegisteredVersion, names: Sequence[str], target: Path) -> None:
-        """Download files of a version's `evaluation/`.
-
-        Raises:
-            InputError: one is not there, or cannot be fetched.
-        """
-        uri, source = self.client.tracking_uri, f"{version.source}/{EVALUATION}"
-        try:
-            found = {Path(one.path).name for one in list_artifacts(artifact_uri=source, tracking_uri=uri)}
-            if missing := [name for name in names if name not in found]:
-                raise InputError(
-                    f"version {version.number} has no {EVALUATION}/{missing[0]}; run the evaluation and registration "
-                    "steps (dvc repro)"
-                )
-            for name in names:
-                download_artifacts(artifact_uri=f"{source}/{name}", dst_path=str(target), tracking_uri=uri)
-        # What stores raise differs from one to the next; requests' errors, for one, are OSErrors.
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"version {version.number}: {EVALUATION}/ cannot be fetched ({reason})") from None
-
     def log(self, tag: str) -> list[Record]:
         """Return the log's entries in their order; `tag` holds the content."""
         return [
@@ -244,7 +223,7 @@ def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str
         The version's number.
 
     Raises:
-        InputError: there is no such version, or it has no such artifact.
+        InputError: there is no such version, it has no such artifact, or that cannot be fetched.
     """
     named = str(alias_or_version)
     try:
@@ -256,14 +235,19 @@ def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise InputError(f"{model_name}: has no version or alias {named}; register or promote one first") from None
-    source = client.get_model_version_download_uri(model_name, version.version)
+    what = f"{model_name} version {version.version}"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        download_artifacts(f"{source}/{path}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
-    except (OSError, MlflowException):  # whichever the kind of storage raises
-        raise InputError(
-            f"{model_name} version {version.version}: has no artifact {path} that can be downloaded; register the "
-            "student anew, or check MLflow's artifact storage"
-        ) from None
+        source = client.get_model_version_download_uri(model_name, version.version)
+        above, _, last = f"{source}/{path}".rpartition("/")
+        found = {Path(one.path).name for one in list_artifacts(artifact_uri=above, tracking_uri=client.tracking_uri)}
+        if last not in found:
+            raise InputError(f"{what}: has no artifact {path}; run the evaluation and registration steps (dvc repro)")
+        download_artifacts(f"{above}/{last}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
+    except InputError:
+        raise
+    except Exception as error:  # what it is differs from one kind of storage to the next
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{what}: {path} cannot be fetched ({reason}); check MLflow's artifact storage") from None
     return int(version.version)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -28,6 +28,9 @@ from iusp.config import S3_ADDRESS, Count, Section
 from iusp.errors import InputError
 from iusp.files import atomic, digest, read_json, sha256, work_folder
 from iusp.progress import Progress
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 LATEST = "latest.json"
 DESCRIPTION = "device.json"
@@ -115,11 +118,12 @@ def publish(folder: Path, model: str, version: int, uri: str, private_key: Path 
     manifest = _parsed(f"{model} version {version}", json.dumps(document).encode())
     if key:
         manifest = manifest.model_copy(update={"signature": base64.b64encode(key.sign(manifest.signed)).decode()})
-    before = storage.read(latest, MANIFEST_BYTES)
-    storage.upload(folder, _address(uri, manifest.folder), progress)
+    client = storage.connect(latest)
+    before = storage.read(client, latest, MANIFEST_BYTES)
+    storage.upload(client, folder, _address(uri, manifest.folder), progress)
     content = (manifest.model_dump_json(indent=2, exclude_none=True) + "\n").encode()
-    if not storage.write(latest, content, before and before[1]):
-        now = storage.read(latest, MANIFEST_BYTES)
+    if not storage.write(client, latest, content, before and before[1]):
+        now = storage.read(client, latest, MANIFEST_BYTES)
         # Our own request may have been repeated because its answer was lost.
         if now is None or now[0] != content:
             raise InputError(f"{latest}: somebody else has released meanwhile; look at it, and run again to replace it")
@@ -146,7 +150,8 @@ def fetch(uri: str, folder: Path, public_key: Path | None, progress: Progress) -
     with _alone(folder):
         current = _current(folder)
         try:
-            manifest, content = _latest(latest, public_key)
+            client = storage.connect(latest)
+            manifest, content = _latest(client, latest, public_key)
             if current and public_key and manifest.created < current.created:
                 raise InputError(
                     f"{latest}: is older than the current release ({manifest.created}, {current.created}), and so "
@@ -156,7 +161,7 @@ def fetch(uri: str, folder: Path, public_key: Path | None, progress: Progress) -
             same = current is not None and current.folder == manifest.folder
             if not _is_whole(target, manifest):
                 with work_folder(target, manifest.folder.partition("-")[2]) as work:
-                    _fetch_files(uri, manifest, work, progress)
+                    _fetch_files(client, uri, manifest, work, progress)
                     _write(work / LATEST, content)
         except storage.UnavailableError as error:
             if current is None:
@@ -202,10 +207,10 @@ def _described(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _latest(latest: str, public_key: Path | None) -> tuple[Manifest, bytes]:
+def _latest(client: "S3Client", latest: str, public_key: Path | None) -> tuple[Manifest, bytes]:
     """Return the manifest, which is well-formed and signed, and its bytes."""
     key = _public_key(public_key) if public_key else None
-    found = storage.read(latest, MANIFEST_BYTES)
+    found = storage.read(client, latest, MANIFEST_BYTES)
     if found is None:
         raise InputError(f"{latest}: there is none; publish one with iusp release, or correct the address")
     manifest = _parsed(latest, found[0])
@@ -227,9 +232,9 @@ def _parsed(where: str, content: bytes) -> Manifest:
         raise InputError(f"{where}: is no release ({place}: {reason}); release anew") from None
 
 
-def _fetch_files(uri: str, manifest: Manifest, work: Path, progress: Progress) -> None:
+def _fetch_files(client: "S3Client", uri: str, manifest: Manifest, work: Path, progress: Progress) -> None:
     where = _address(uri, manifest.folder)
-    listed = storage.list_folder(where, manifest.files.__contains__, "release")
+    listed = storage.list_folder(client, where, manifest.files.__contains__, "release")
     sizes = {entry.name: entry.size for entry in listed.objects}
     for name, file in manifest.files.items():
         if sizes.get(name) != file.bytes:

@@ -106,10 +106,12 @@ class Folder:
     """The objects below a prefix, by name, as they were when they were listed.
 
     Attributes:
+        client: that listed them.
         uri: `s3://bucket/prefix`.
         objects: at least one.
     """
 
+    client: "S3Client"
     uri: str
     objects: tuple[Object, ...]
 
@@ -138,12 +140,10 @@ class Folder:
         missing = [entry for entry in self.objects if not (folder / entry.name).exists()]
         done, total = len(self.objects) - len(missing), len(self.objects)
         progress("fetch", done, total)
-        with _readable(self.uri):
-            client = _client()
 
         def fetch(entry: Object) -> bool:
             with _readable(f"s3://{bucket}/{prefix}{entry.name}"):
-                return _fetch(client, bucket, prefix + entry.name, entry, folder / entry.name)
+                return _fetch(self.client, bucket, prefix + entry.name, entry, folder / entry.name)
 
         unverified = 0
         for verified in _in_threads(fetch, missing):
@@ -155,10 +155,32 @@ class Folder:
         return folder
 
 
-def list_folder(uri: str, wanted: Callable[[str], bool], what: str) -> Folder:
+def connect(uri: str, verifying: bool = True) -> "S3Client":
+    """Return a client, for several threads and any address, with boto3's own credentials and AWS_ENDPOINT_URL.
+
+    Args:
+        uri: says in a message what it is for.
+        verifying: what is downloaded against the checksums that the server sends.
+
+    Raises:
+        InputError: boto3's settings are wrong.
+    """
+    config = Config(
+        response_checksum_validation="when_supported" if verifying else "when_required",
+        retries={"mode": "standard", "total_max_attempts": REQUESTS},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=THREADS,
+    )
+    with _readable(uri):
+        return Session().client("s3", config=config)
+
+
+def list_folder(client: "S3Client", uri: str, wanted: Callable[[str], bool], what: str) -> Folder:
     """List the objects below a prefix.
 
     Args:
+        client: of the server.
         uri: `s3://bucket/prefix`, or `s3://bucket`.
         wanted: tells by an object's name, its key after `prefix/`, whether it is part of the folder.
         what: says in a message what there should be.
@@ -169,7 +191,7 @@ def list_folder(uri: str, wanted: Callable[[str], bool], what: str) -> Folder:
     bucket, prefix = _split(uri)
     objects = []
     with _readable(uri):
-        pages = _client().get_paginator("list_objects_v2")
+        pages = client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": PAGE_OBJECTS}):
             for entry in page.get("Contents", ()):
                 name = entry["Key"].removeprefix(prefix)
@@ -179,13 +201,14 @@ def list_folder(uri: str, wanted: Callable[[str], bool], what: str) -> Folder:
     if not objects:
         raise InputError(f"{uri}: there is no {what}; correct the address")
     _check_names(uri, [entry.name for entry in objects])
-    return Folder(uri, tuple(sorted(objects, key=lambda entry: entry.name)))
+    return Folder(client, uri, tuple(sorted(objects, key=lambda entry: entry.name)))
 
 
-def read(uri: str, limit: int) -> tuple[bytes, str] | None:
+def read(client: "S3Client", uri: str, limit: int) -> tuple[bytes, str] | None:
     """Return a small object's content and its ETag, or None where there is none.
 
     Args:
+        client: of the server.
         uri: `s3://bucket/key`.
         limit: bytes that it may have.
 
@@ -194,7 +217,6 @@ def read(uri: str, limit: int) -> tuple[bytes, str] | None:
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with _readable(uri):
-        client = _client()
         try:
             return _again(partial(_content, client, bucket, key, limit))
         except ClientError as error:
@@ -221,7 +243,7 @@ def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     try:
         with _readable(uri):
             # Some servers send the whole object's checksum with a part; and an empty object has no ranges.
-            get = partial(_client(verifying=False).get_object, Bucket=bucket, Key=key)
+            get = partial(connect(uri, verifying=False).get_object, Bucket=bucket, Key=key)
             response = get(Range=f"bytes={start}-") if start else get()
     except UnavailableError:
         raise PassingError("the server cannot be reached, or fails") from None
@@ -234,10 +256,11 @@ def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         raise PassingError(str(error)) from None
 
 
-def write(uri: str, content: bytes, replaced: str | None) -> bool:
+def write(client: "S3Client", uri: str, content: bytes, replaced: str | None) -> bool:
     """Write a small object, with its SHA-256 for the server to check, unless somebody else has written it meanwhile.
 
     Args:
+        client: of the server.
         uri: `s3://bucket/key`.
         content: all of it.
         replaced: ETag of what it replaces; None to write where there is nothing.
@@ -250,15 +273,16 @@ def write(uri: str, content: bytes, replaced: str | None) -> bool:
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with _readable(uri):
-        return _put(_client(), bucket, key, content, replaced)
+        return _put(client, bucket, key, content, replaced)
 
 
-def upload(folder: Path, uri: str, progress: Progress) -> None:
+def upload(client: "S3Client", folder: Path, uri: str, progress: Progress) -> None:
     """Write the small files of a folder below a prefix, and read each back: not every server checks what it gets.
 
     What is there already stays: the same content is as good, and other content is never written over.
 
     Args:
+        client: of the server.
         folder: flat.
         uri: `s3://bucket/prefix`.
         progress: told of every file.
@@ -267,8 +291,6 @@ def upload(folder: Path, uri: str, progress: Progress) -> None:
         InputError: the server cannot be reached or refuses, or something else is there.
     """
     bucket, prefix = _split(uri)
-    with _readable(uri):
-        client = _client()
     paths = sorted(folder.iterdir())
     for done, path in enumerate(paths):
         key, content = prefix + path.name, path.read_bytes()
@@ -313,17 +335,6 @@ def _check_names(uri: str, names: Sequence[str]) -> None:
         some = ", ".join(map(ascii, bad[:NAMES_IN_MESSAGE]))
         more = f" and {len(bad) - NAMES_IN_MESSAGE} more" if len(bad) > NAMES_IN_MESSAGE else ""
         raise InputError(f"{uri}: objects whose names no files can have side by side: {some}{more}; rename them")
-
-
-def _client(verifying: bool = True) -> "S3Client":
-    config = Config(
-        response_checksum_validation="when_supported" if verifying else "when_required",
-        retries={"mode": "standard", "total_max_attempts": REQUESTS},
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        max_pool_connections=THREADS,
-    )
-    return Session().client("s3", config=config)
 
 
 def _in_threads(fetch: Callable[[Object], bool], objects: Sequence[Object]) -> Iterator[bool]:

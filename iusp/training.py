@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from iusp import distributed, models
-from iusp.augmentation import View, augment
+from iusp.augmentation import View, augment, moved
 from iusp.config import TagSet, Training
 from iusp.errors import InputError
 from iusp.features import FeatureSet, LabelledClips, labelled_clips, read_features
@@ -150,12 +150,8 @@ def batches(
     for start in range(0, len(order) - size + 1, size):
         rows = np.array_split(order[start : start + size], distributed.ranks())[distributed.rank()]
         log_mel, targets, mask = augment(view, data.clips, rows, fill)
-        known = {name: torch.from_numpy(array[rows]) for name, array in knowledge.items()}
-        if device.type == "cuda":
-            known = {name: tensor.pin_memory() for name, tensor in known.items()}
-        yield Batch(
-            log_mel, targets, mask, {name: tensor.to(device, non_blocking=True) for name, tensor in known.items()}
-        )
+        known = {name: moved(array[rows], device) for name, array in knowledge.items()}
+        yield Batch(log_mel, targets, mask, known)
 
 
 def epoch_order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -318,7 +314,7 @@ def train(
         if epoch - state.best_epoch > config.patience:
             break
         row = {"epoch": epoch + 1, "learning_rate": float(schedule.get_last_lr()[0])}
-        row |= _epoch(trained, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
+        row |= train_epoch(trained, epoch_batches(epoch), losses, optimiser, schedule, config.precision)
         auprc = torch.tensor(data.validation_auprc(network) if first else 0.0, dtype=torch.float64)
         row["validate_micro_auprc"] = float(distributed.summed(auprc))
         if not all(map(math.isfinite, row.values())):
@@ -362,7 +358,7 @@ def _use_threads(threads: int) -> None:
         function(torch.ones(1))
 
 
-def _epoch(
+def train_epoch(
     network: nn.Module,
     epoch_batches: Iterator[Batch],
     losses: Losses,
@@ -370,7 +366,19 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     precision: str,
 ) -> dict[str, float]:
-    """Train for one epoch and return the mean of each loss."""
+    """Train for one epoch.
+
+    Args:
+        network: to be trained, on its device.
+        epoch_batches: on the same device.
+        losses: named, weighted losses of logits, maps and a batch; their sum is minimised.
+        optimiser: of the network, and of what the losses train beside it.
+        schedule: of the learning rate; goes on by a step with each batch.
+        precision: `float32`, or `bfloat16` for the network's own arithmetic.
+
+    Returns:
+        The mean over the batches of each loss, named `loss_<name>`.
+    """
     network.train()
     sums: dict[str, Tensor] = {}
     steps = 0

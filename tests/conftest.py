@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+import s3_servers
 import yaml
 
 # A busy machine is no failure, and a failure must be one for everybody.
@@ -95,6 +97,32 @@ class Project:
         self.run("git", "init", "--quiet")
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", "begin")
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses of an S3 server of each kind."""
+    with ExitStack() as stack:
+        yield {
+            kind: stack.enter_context(s3_servers.serving(kind, tmp_path_factory.mktemp(kind)))
+            for kind in s3_servers.KINDS
+        }
+
+
+@pytest.fixture(params=s3_servers.KINDS)
+def server(request: pytest.FixtureRequest, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an S3 server, which boto3 is told."""
+    s3_servers.use(monkeypatch, servers[request.param])
+    return servers[request.param]
+
+
+@pytest.fixture
+def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_servers.Proxy]:
+    """A proxy in front of that server, which boto3 is told instead."""
+    with s3_servers.proxying(server) as proxy:
+        s3_servers.use(monkeypatch, proxy.address)
+        monkeypatch.setattr("iusp.storage.PAUSE_SECONDS", 0.01)
+        yield proxy
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import boto3
+import pytest
 
 BUCKET = "recordings"
 KEY, SECRET = "TESTACCESSKEY", "test/secret+key"
@@ -32,6 +33,13 @@ def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str, **changes: str) -> None:
+    """Have boto3 in this process, and in those that it starts, speak to a server."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in (environment(endpoint) | changes).items():
+        monkeypatch.setenv(name, value)
 
 
 @cache

@@ -138,13 +138,14 @@ def test_what_cannot_be_read_is_a_reason(registry: Registry, tmp_path: Path) -> 
     (good,) = register_versions(registry, tmp_path / "a", [GOOD])
     (bare,) = register_versions(registry, tmp_path / "b", [None])
     assert promote(registry, bare, GATE, EVALUATION).reasons == [
-        f"version {bare} has no evaluation/measurements.json; run the evaluation and registration steps (dvc repro)"
+        f"{registry.model_name} version {bare}: has no artifact evaluation; run the evaluation and registration steps "
+        "(dvc repro)"
     ]
     promote(registry, bare, GATE, EVALUATION, force=True, why="the first")
     refused = promote(registry, good, GATE, EVALUATION)
     assert refused.reasons == [
-        f"cannot be compared with the champion: version {bare} has no evaluation/"
-        "measurements.json; run the evaluation and registration steps (dvc repro)"
+        f"cannot be compared with the champion: {registry.model_name} version {bare}: has no artifact evaluation; run "
+        "the evaluation and registration steps (dvc repro)"
     ]
     run = registry.version(good).run_id
     damaged = tmp_path / "truth.csv"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow import MlflowClient
-from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy
+from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 
 from iusp import release, storage
 from iusp.errors import InputError
@@ -51,29 +51,6 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [device_folder(folder / str(version), f"version {version}") for version in (1, 2, 3)]
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with (
-        s3_servers.serving("moto", tmp_path_factory.mktemp("moto")) as moto,
-        s3_servers.serving("rclone", tmp_path_factory.mktemp("rclone")) as rclone,
-    ):
-        yield {"moto": moto, "rclone": rclone}
-
-
-@pytest.fixture(params=s3_servers.KINDS)
-def server(request: pytest.FixtureRequest, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    use(monkeypatch, servers[request.param])
-    return servers[request.param]
-
-
-@pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with s3_servers.proxying(server) as proxy:
-        use(monkeypatch, proxy.address)
-        monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.01)
-        yield proxy
-
-
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest) -> str:
     """A place in the bucket for each test."""
@@ -89,12 +66,6 @@ def uri(prefix: str) -> str:
 def home(tmp_path: Path) -> Path:
     """Where a device keeps its releases."""
     return tmp_path / "device"
-
-
-def use(monkeypatch: pytest.MonkeyPatch, endpoint: str, **changes: str) -> None:
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    for name, value in (s3_servers.environment(endpoint) | changes).items():
-        monkeypatch.setenv(name, value)
 
 
 def publish(devices: list[Path], version: int, uri: str, key: Path | None = None) -> Manifest:
@@ -215,7 +186,7 @@ def test_the_champion_is_what_new_scores_are_compared_with(registry: MlflowClien
         (MODEL, "nobody", "device", f"{MODEL}: has no version or alias nobody; register or promote one first"),
         (MODEL, 9, "device", f"{MODEL}: has no version or alias 9"),
         ("nothing", "champion", "device", "nothing: has no version or alias champion"),
-        (MODEL, 3, "device", f"{MODEL} version 3: has no artifact device that can be downloaded; register"),
+        (MODEL, 3, "device", f"{MODEL} version 3: has no artifact device; run the evaluation"),
         (MODEL, 3, "device/device.json", f"{MODEL} version 3: has no artifact device/device.json"),
     ],
 )
@@ -223,6 +194,18 @@ def test_what_is_not_in_the_registry_is_one_line(
     registry: MlflowClient, tmp_path: Path, model: str, version: str | int, path: str, words: str
 ) -> None:
     assert words in refusal(lambda: fetch_artifacts(registry, model, version, path, tmp_path))
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_artifacts_that_cannot_be_fetched_are_not_said_to_be_missing(
+    server: str, registry: MlflowClient, tmp_path: Path
+) -> None:
+    registry.create_registered_model("elsewhere")
+    registry.create_model_version("elsewhere", "s3://no-such-bucket/student")
+    message = refusal(lambda: fetch_artifacts(registry, "elsewhere", 1, "device", tmp_path))
+    assert message.startswith("elsewhere version 1: device cannot be fetched (")
+    assert "The specified bucket does not exist" in message
+    assert message.endswith("); check MLflow's artifact storage")
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

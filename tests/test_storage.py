@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import soundfile
 from boto3.s3.transfer import TransferConfig
 from conftest import Project
 from pydantic import ValidationError
-from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy
+from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 from test_dataset import DEFAULTS, RATE, make, recordings, row, tree
 
 from iusp import repository, storage
@@ -47,39 +47,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def servers(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def servers(servers: dict[str, str], source: Path) -> dict[str, str]:
     """Each kind of server with the data set, and more that is no part of it."""
-    with (
-        s3_servers.serving("moto", tmp_path_factory.mktemp("moto")) as moto,
-        s3_servers.serving("rclone", tmp_path_factory.mktemp("rclone")) as rclone,
-    ):
-        for server in (moto, rclone):
-            s3_servers.upload(server, source, PREFIX)
-            for name in NOT_PART:
-                s3_servers.client(server).put_object(Bucket=BUCKET, Key=PREFIX + name, Body=b"x")
-            s3_servers.client(server).put_object(Bucket=BUCKET, Key="esc/ust-old/annotations.csv", Body=b"x")
-        s3_servers.client(moto).put_object(Bucket=BUCKET, Key=f"{PREFIX}audio/", Body=b"")
-        yield {"moto": moto, "rclone": rclone}
-
-
-@pytest.fixture(params=s3_servers.KINDS)
-def server(request: pytest.FixtureRequest, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    use(monkeypatch, servers[request.param])
-    return servers[request.param]
-
-
-@pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with s3_servers.proxying(server) as proxy:
-        use(monkeypatch, proxy.address)
-        monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.01)
-        yield proxy
-
-
-def use(monkeypatch: pytest.MonkeyPatch, endpoint: str, **changes: str) -> None:
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    for name, value in (s3_servers.environment(endpoint) | changes).items():
-        monkeypatch.setenv(name, value)
+    for server in servers.values():
+        s3_servers.upload(server, source, PREFIX)
+        for name in NOT_PART:
+            s3_servers.client(server).put_object(Bucket=BUCKET, Key=PREFIX + name, Body=b"x")
+        s3_servers.client(server).put_object(Bucket=BUCKET, Key="esc/ust-old/annotations.csv", Body=b"x")
+    s3_servers.client(servers["moto"]).put_object(Bucket=BUCKET, Key=f"{PREFIX}audio/", Body=b"")
+    return servers
 
 
 def forget_credentials(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
@@ -95,7 +71,7 @@ def config(**changes: Any) -> Dataset:
 
 
 def listed(uri: str = URI) -> storage.Folder:
-    return storage.list_folder(uri, dataset._is_part, "annotations CSV, taxonomy YAML or audio")
+    return storage.list_folder(storage.connect(uri), uri, dataset._is_part, "annotations CSV, taxonomy YAML or audio")
 
 
 def ingest(settings: Dataset, output: Path) -> dict[str, Any]:
@@ -169,7 +145,7 @@ def test_any_change_there_changes_the_works_key(server: str, source: Path, tmp_p
     assert dataset._key(settings, listed(uri), tmp_path / "out") != key
     client.delete_object(Bucket=BUCKET, Key=f"changing/audio/{CLIPS[3]}")
     for changed in (CLIPS[0], CLIPS[3]):
-        one = storage.Folder(uri, tuple(entry for entry in before.objects if entry.name == f"audio/{changed}"))
+        one = replace(before, objects=tuple(entry for entry in before.objects if entry.name == f"audio/{changed}"))
         message = refusal(lambda one=one: one.fetch(tmp_path / "copy", silent))
         assert message.startswith(f"{uri}/audio/{changed}: it was ")
         assert "run again when nobody writes there" in message
@@ -316,7 +292,7 @@ def test_what_stays_is_refused_and_the_rest_is_kept(
 def test_an_object_without_s3s_checksum_is_verified_by_its_etag(proxy: Proxy, tmp_path: Path) -> None:
     folder = listed()
     entry = next(entry for entry in folder.objects if entry.name == f"audio/{CLIPS[0]}")
-    one = storage.Folder(URI, (entry,))
+    one = replace(folder, objects=(entry,))
     hidden = {"x-amz-checksum-crc32": ""}
     proxy.fault = lambda key, before: Fault(flip=True, headers=hidden)
     assert "the ETag's MD5" in refusal(lambda: one.fetch(tmp_path / "copy", silent))

@@ -186,9 +186,9 @@ def _folder(config: Dataset) -> Path | None:
 def _remote(config: Dataset) -> Remote | None:
     # boto3 and requests take their time to be imported.
     if config.source == "s3" and config.s3:
-        from iusp.storage import list_folder
+        from iusp.storage import connect, list_folder
 
-        return list_folder(config.s3, _is_part, "annotations CSV, taxonomy YAML or audio")
+        return list_folder(connect(config.s3), config.s3, _is_part, "annotations CSV, taxonomy YAML or audio")
     if config.source == "dvc" and config.dvc:
         from iusp.repository import open_version
 
