@@ -72,8 +72,6 @@ SEARCH: dict[str, tuple[float, float, float]] = {
     "kd": (3, 10, 30),
     "sp": (30, 100, 300),
     "iusp": (10, 30, 100),
-    "iusp_centred": (1, 3, 10),
-    "iusp_scales": (10, 30, 100),
     "skill": (10, 30, 100),
     "attention": (100, 300, 1000),
     "fitnet": (0.3, 1, 3),

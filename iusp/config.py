@@ -19,8 +19,6 @@ METHODS = {
     "kd": "logits",
     "sp": "embedding",
     "iusp": "similarity",
-    "iusp_centred": "similarity",
-    "iusp_scales": "similarity",
     "skill": "similarity",
     "attention": "attention",
     "fitnet": "hints",
@@ -317,10 +315,6 @@ class Weights(Section):
     """Similarities between the clips of a mini-batch."""
     iusp: NonNegative
     """Similarities between the frames of a clip."""
-    iusp_centred: NonNegative
-    """The same without the clip's mean frame."""
-    iusp_scales: NonNegative
-    """The same on three time scales."""
     skill: NonNegative
     """Similarities between the frames of a clip, averaged over clusters of the teacher's layers."""
     attention: NonNegative
@@ -345,10 +339,6 @@ class TappedLayers(Section):
     sp: Layers
     """Whose frames make a clip's vector."""
     iusp: Layers
-    """Whose frames are compared."""
-    iusp_centred: Layers
-    """Whose frames are compared."""
-    iusp_scales: Layers
     """Whose frames are compared."""
     skill: Layers
     """The teacher's, which are clustered; a cluster teaches the student's layer of the number of its last one."""

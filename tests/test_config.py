@@ -52,7 +52,7 @@ def test_the_projects_own_file_is_read() -> None:
         (("students", "small", "method"), "iusp+labels", "method 'iusp+labels' must be labels, or some of"),
         (("students", "small", "method"), "kd+kd", "method 'kd+kd' must be labels, or some of"),
         (("students", "small", "weights"), {"kd": 2}, "weights of kd, which method 'iusp' does not use"),
-        (("students", "small", "method"), "dkd", "method 'dkd' must be labels, or some of kd, sp, iusp, iusp_centred,"),
+        (("students", "small", "method"), "dkd", "method 'dkd' must be labels, or some of kd, sp, iusp, skill,"),
         (("students", "small", "weights"), {"dkd": 2}, "weights of dkd, which method 'iusp' does not use"),
         (("students", "small", "weights"), {"iusp": -1}, "students.small.weights.iusp"),
         (("students", "small", "layers"), {"sp": [1]}, "layers of sp, which method 'iusp' does not use"),

@@ -12,7 +12,7 @@ from iusp.distillation.attention import attention_loss
 from iusp.distillation.consistency import consistency_loss
 from iusp.distillation.fitnet import fitnet_loss, hints
 from iusp.distillation.inter import inter_loss
-from iusp.distillation.iusp import centred_iusp_loss, iusp_loss, scaled_iusp_loss
+from iusp.distillation.iusp import iusp_loss
 from iusp.distillation.kd import kd_loss
 from iusp.distillation.losses import Distillation, Subject
 from iusp.distillation.multilevel import multilevel_loss
@@ -366,12 +366,6 @@ def by_hand(method, parts):
         "vic": lambda: vic_loss(parts.projections["pooled"](pooled(MAPS[2])), known["pooled"]),
         "sp": lambda: mean(lambda layer: sp_loss(frames(MAPS[3 - layer]), known[f"embedding-{layer}"])),
         "iusp": lambda: mean(lambda layer: iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])),
-        "iusp_centred": lambda: mean(
-            lambda layer: centred_iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])
-        ),
-        "iusp_scales": lambda: mean(
-            lambda layer: scaled_iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])
-        ),
         "attention": lambda: mean(lambda layer: attention_loss(MAPS[3 - layer], known[f"attention-{layer}"])),
         "fitnet": lambda: mean(
             lambda layer: fitnet_loss(parts.regressors[str(layer)](hints(MAPS[3 - layer])), known[f"hints-{layer}"])

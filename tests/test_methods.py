@@ -1,20 +1,18 @@
-"""The losses of the papers around IUSP, and IUSP's variants: each against a twin of its docstring's equation."""
+"""The losses of the papers around IUSP: each against a twin of its docstring's equation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from test_distillation import averaged, naive_iusp, naive_kd, rand, randn, similarities, squared_distance, wave
+from test_distillation import averaged, naive_kd, rand, randn, similarities, squared_distance, wave
 from torch import Tensor
 
 from iusp.distillation.attention import attention_loss, attention_map
 from iusp.distillation.consistency import consistency_loss
 from iusp.distillation.fitnet import fitnet_loss, hints
 from iusp.distillation.inter import inter_loss
-from iusp.distillation.iusp import centred_iusp_loss, scaled_iusp_loss
 from iusp.distillation.kd import kd_loss
 from iusp.distillation.multilevel import multilevel_loss
 from iusp.distillation.non_target import EMPHASIS, non_target_loss
@@ -125,22 +123,6 @@ def naive_consistency(logits, coarse, fine):
     return total / (len(logits) * len(coarse))
 
 
-def without_mean(frames):
-    means = [sum(column) / len(frames) for column in zip(*frames, strict=True)]
-    return [[x - mean for x, mean in zip(frame, means, strict=True)] for frame in frames]
-
-
-def naive_centred_iusp(student, teacher):
-    count = min(len(student[0]), len(teacher[0]))
-    own, others = ([without_mean(averaged(clip, count)) for clip in frames] for frames in (student, teacher))
-    return naive_iusp(own, others)
-
-
-def naive_scaled_iusp(student, teacher):
-    count = min(len(student[0]), len(teacher[0]))
-    return sum(naive_iusp([averaged(clip, count // n) for clip in student], teacher) for n in (1, 2, 4)) / 3
-
-
 @dataclass(frozen=True)
 class Case:
     """A loss of (student, *teacher, *labels), clips first in each, and its value for this input."""
@@ -225,14 +207,6 @@ CASES = {
         value=0.0981277,
     ),
 }
-for count, centred, scaled in ((4, 0.0124780, 0.0007836), (6, 0.0024171, 0.0009367), (7, 0.0051863, 0.0005944)):
-    others = wave(3, count, 5, phase=1.0).abs()
-    CASES[f"centred_iusp-{count}"] = Case(
-        centred_iusp_loss, partial(naive_centred_iusp, teacher=others), FRAMES, (gram(others),), value=centred
-    )
-    CASES[f"scaled_iusp-{count}"] = Case(
-        scaled_iusp_loss, partial(naive_scaled_iusp, teacher=others), FRAMES, (gram(others),), value=scaled
-    )
 
 
 @pytest.fixture(params=CASES)
@@ -290,8 +264,6 @@ def test_a_batch_of_one_clip_is_legal(case):
         pytest.param(lambda s: attention_loss(s, attention_map(s.detach())), MAPS, id="attention"),
         pytest.param(lambda s: fitnet_loss(s, s.detach()), FRAMES, id="fitnet"),
         pytest.param(lambda s: skill_loss([s], [gram(s.detach())[:, None].expand(-1, 3, -1, -1)]), FRAMES, id="skill"),
-        pytest.param(lambda s: centred_iusp_loss(s, gram(s.detach())), FRAMES, id="centred_iusp"),
-        pytest.param(lambda s: scaled_iusp_loss(s, gram(s.detach())), FRAMES, id="scaled_iusp"),
     ],
 )
 def test_the_same_features_cost_nothing(loss, features):
@@ -435,14 +407,3 @@ def test_float16_costs_little_of_a_centred_gram_matrix(offset, relative):
     error = (centred_gram(matrix.half()) - exact).norm(dim=(1, 2))
     assert (error <= 2**-11 * matrix.norm(dim=(1, 2))).all()
     assert (error <= relative * exact.norm(dim=(1, 2))).all()
-
-
-def test_frames_that_are_all_the_same_have_no_centred_similarity():
-    # Their mean is not exactly them: what is left is rounding, whatever its direction.
-    student = rand(20, 1, 6).float().expand(20, 7, 6).clone().requires_grad_()
-    constant, varied = gram(rand(20, 1, 9).expand(20, 7, 9)), gram(rand(20, 7, 9))
-    assert centred_iusp_loss(student, constant.half()).item() == 0
-    value = centred_iusp_loss(student, varied)
-    assert value.item() == pytest.approx(1 / 7)
-    (gradient,) = torch.autograd.grad(value, student)
-    assert torch.equal(gradient, torch.zeros(20, 7, 6))

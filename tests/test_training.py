@@ -769,7 +769,7 @@ def test_layers_that_the_teacher_lacks_are_refused_before_it_is_trained(world, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["fitnet", "iusp_scales"])
+@pytest.mark.parametrize("method", ["fitnet", "iusp"])
 def test_layers_that_a_student_lacks_are_refused_before_it_is_trained(world, taught, tmp_path, method):
     config = ALONE.model_copy(update={"method": method, "layers": {method: [1, 3]}})
     with pytest.raises(InputError, match=rf"layers\.{method} of a cnn_lstm: there is no layer 3, only 2") as caught:

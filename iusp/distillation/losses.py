@@ -10,7 +10,7 @@ from iusp.distillation.attention import attention_loss
 from iusp.distillation.consistency import consistency_loss
 from iusp.distillation.fitnet import fitnet_loss, hints
 from iusp.distillation.inter import inter_loss
-from iusp.distillation.iusp import centred_iusp_loss, iusp_loss, scaled_iusp_loss
+from iusp.distillation.iusp import iusp_loss
 from iusp.distillation.kd import kd_loss
 from iusp.distillation.multilevel import multilevel_loss
 from iusp.distillation.non_target import non_target_loss
@@ -118,10 +118,6 @@ class Distillation(nn.Module):
                 return over_layers(lambda layer: sp_loss(frames(maps[-layer]), known[f"embedding-{layer}"]))
             case "iusp":
                 return over_layers(lambda layer: iusp_loss(frames(maps[-layer]), known[f"similarity-{layer}"]))
-            case "iusp_centred":
-                return over_layers(lambda layer: centred_iusp_loss(frames(maps[-layer]), known[f"similarity-{layer}"]))
-            case "iusp_scales":
-                return over_layers(lambda layer: scaled_iusp_loss(frames(maps[-layer]), known[f"similarity-{layer}"]))
             case "attention":
                 return over_layers(lambda layer: attention_loss(maps[-layer], known[f"attention-{layer}"]))
             case "fitnet":
