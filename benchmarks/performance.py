@@ -37,7 +37,8 @@ loop (`student.knowledge: online`).""",
     "training": """## Training step
 
 Forward, backward, AdamW and the input pipeline on one thread. Plain is what PyTorch does by itself: float32 and
-contiguous.""",
+contiguous. bfloat16 pays where the processor multiplies matrices in it (AMX: `amx_bf16` in the machine's line), not
+where it has it for vectors only (`avx512_bf16`).""",
     "scoring": """## Score and bootstrap
 
 Against the textbook: for each threshold, for each clip and tag, count.""",
