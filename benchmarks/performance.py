@@ -37,8 +37,8 @@ loop (`student.knowledge: online`).""",
     "training": """## Training step
 
 Forward, backward, AdamW and the input pipeline on one thread. Plain is what PyTorch does by itself: float32 and
-contiguous. bfloat16 pays where the processor multiplies matrices in it (AMX: `amx_bf16` in the machine's line), not
-where it has it for vectors only (`avx512_bf16`).""",
+contiguous. What bfloat16 gains hangs on the processor, which the machine's line names: `amx_bf16` multiplies matrices
+in it, `avx512_bf16` vectors only.""",
     "scoring": """## Score and bootstrap
 
 Against the textbook: for each threshold, for each clip and tag, count.""",
