@@ -474,7 +474,7 @@ LIMITS = Limits(members=20, file_bytes=2**20, total_bytes=2**22)
     [
         ([member("../escaped.wav", b"x")], "a path that leads elsewhere"),
         ([member("audio/../../escaped.wav", b"x")], "a path that leads elsewhere"),
-        ([member("/tmp/escaped.wav", b"x")], "a path that leads elsewhere"),
+        ([member("/escaped.wav", b"x")], "a path that leads elsewhere"),
         ([member("a\\escaped.wav", b"x")], "a file whose name is none"),
         ([member("audio/li\nne.wav", b"x")], "a file whose name is none"),
         ([member("link.wav", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "a link or device"),
