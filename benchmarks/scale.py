@@ -181,8 +181,6 @@ The features step makes {1 / each["features, 1 cores"]:,.0f} clips per second on
 
 {table(peaks)}
 
-What grows is the tables: the annotations, which the dataset step reads as a whole, and the index.
-
 ## A kill
 
 The features step, killed (SIGKILL) when {killed["kept"]} of {killed["shards"]} shards were made, and started again: of
@@ -244,13 +242,6 @@ ${GB_MONTH} a GB and month, about what clouds ask; nothing of it has been run at
 On Kubeflow: `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among as many pods, and
 `kubeflow.work_claim` lets each go on where it was killed. The dataset step is one pod with as many workers as it has
 cores; students train side by side, one pod for each seed.
-
-What breaks first, in this order:
-
-1. **The teacher's training on a CPU**, by time: give it a GPU (`kubeflow.steps.teacher.accelerator`) or several ranks.
-2. **The dataset step**, by memory: it holds all annotations at once. Its pod needs the memory above; `pod.memory` of
-   {config.kubeflow.pod.memory} does not do.
-3. **Knowledge**, by storage: fewer `teacher.views`, or only the kinds of `teacher.knowledge` that the students need.
 """
 
 

@@ -148,15 +148,23 @@ class Proxy(ThreadingHTTPServer):
 
 
 @contextmanager
-def proxying(server: str) -> Iterator[Proxy]:
-    with Proxy(server) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+def running(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Have a server answer, in a thread of its own."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield proxy
+            yield
         finally:
-            proxy.shutdown()
+            server.shutdown()
             thread.join()
+
+
+@contextmanager
+def proxying(server: str) -> Iterator[Proxy]:
+    proxy = Proxy(server)
+    with running(proxy):
+        yield proxy
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from s3_servers import running
+
 RECORDS = {2019: 3338310, "v2.3": 3966543}
 
 
@@ -98,14 +100,9 @@ class Zenodo(ThreadingHTTPServer):
 
 @contextmanager
 def serving(folder: Path, version: int | str) -> Iterator[Zenodo]:
-    with Zenodo(folder, version) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Zenodo(folder, version)
+    with running(server):
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -30,7 +30,7 @@ from iusp.models.layers import Tagger
 from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
 from iusp.predictions import write_predictions
 from iusp.progress import Progress
-from iusp.records import read_record
+from iusp.records import best_student, read_record
 from iusp.report import write_comparison, write_report
 from iusp.scoring import truth_table
 from iusp.slices import SLICED, slice_scores
@@ -125,7 +125,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         )
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
-        best = max(students, key=lambda name: max(students[name]["validate_micro_auprc"].values()))
+        best = best_student(students)
         sliced = slice_scores(
             _circumstances(inputs.dataset, features, split),
             judge.truth["coarse"],

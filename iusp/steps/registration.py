@@ -7,7 +7,7 @@ from typing import Any
 from iusp.config import Settings
 from iusp.files import read_json, write_json
 from iusp.promotion import promote_challenger
-from iusp.records import read_record
+from iusp.records import best_student, read_record
 from iusp.registry import EVALUATION, Registry, register, set_challenger
 from iusp.tracking import Tracker, readable_errors
 
@@ -59,7 +59,7 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
             for network, numbers in {"teacher": metrics["teacher"], **metrics["students"]}.items():
                 run.metrics({f"{network}.{name}": value for name, value in _numbers(numbers).items()})
             run.artifacts([evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")])
-        best = max(versions, key=lambda name: max(metrics["students"][name]["validate_micro_auprc"].values()))
+        best = best_student(metrics["students"])
         set_challenger(tracker.client, config.registration.model_name, versions[best])
         with tracker.step("registration") as run:
             run.params(config.registration.model_dump(mode="json") | {"challenger": best})
