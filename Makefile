@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-shared test-containers lint format mlflow bench bench-science readme lock clean images \
+.PHONY: help run test test-shared test-containers faults lint format mlflow bench bench-science readme lock clean images \
   image-light image-cpu image-cuda image-sizes wheelhouse sbom
 
 # `docker build` must have BuildKit.
@@ -40,13 +40,16 @@ run: .venv/installed .dvc/config.local ## Audio to registered students: install,
 	iusp results
 
 test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not shared and not containers" -n 2
+	$(BIN)/python -m pytest -m "not shared and not containers and not faults" -n 2
 
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
 	$(BIN)/python -m pytest -m shared -n 2
 
 test-containers: .venv/installed-dev ## Run the tests in containers (as root with dockerd, or with DOCKER_HOST)
 	$(BIN)/python -m pytest -m containers
+
+faults: .venv/installed-dev ## Kill, damage, disconnect and race; write the table of docs/faults.md
+	$(BIN)/python -m pytest tests/faults -n 2 --write-page
 
 lint: .venv/installed-dev ## Check style, types and import contracts
 	ruff check .

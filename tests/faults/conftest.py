@@ -1,0 +1,53 @@
+"""The fault suite's table: what was tried, how often, what came of it and what was lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
+HEAD = "| what was tried | times | what came of it | lost |\n|---|--:|---|--:|\n"
+START, END = "<!-- table -->\n", "<!-- /table -->"
+
+Tried = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-page", action="store_true", help="put the table into docs/faults.md")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Tried:
+    """A function that puts a line into the table; the test asserts, this tells."""
+
+    def line(what: str, times: int, outcome: str, lost: int = 0) -> None:
+        # A property of the report, as only that travels from xdist's workers.
+        record_property("fault", [what, times, outcome, lost])
+
+    return line
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    reports = [one for stat in ("passed", "failed") for one in terminalreporter.stats.get(stat, [])]
+    lines = sorted(
+        (one.nodeid, number, value)
+        for one in reports
+        for number, (name, value) in enumerate(one.user_properties)
+        if name == "fault" and one.when == "call"
+    )
+    if not lines:
+        return
+    table = HEAD + "".join(
+        f"| {what} | {times:,} | {outcome} | {lost:,} |\n" for _, _, (what, times, outcome, lost) in lines
+    )
+    terminalreporter.write_line(f"\n{table}")
+    if config.getoption("--write-page"):
+        before, _, rest = PAGE.read_text().partition(START)
+        PAGE.write_text(f"{before}{START}{table}{END}{rest.partition(END)[2]}")
