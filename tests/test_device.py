@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from iusp import models
 from iusp.config import Features
 from iusp.device.conversion import NETS, WHOLE, write_onnx
-from iusp.device.front_end import front_end
+from iusp.device.front_end import FrontEnd, front_end
 from iusp.device.package import best_thresholds, write_package
 from iusp.device.runtime import load, open_session
 from iusp.errors import InputError
@@ -52,7 +52,7 @@ def noise(config: Features, clips: int) -> torch.Tensor:
         {"window_length": 96, "hop_length": 48, "mel_bands": 8, "clip_seconds": 1},
     ],
 )
-def test_the_front_end_in_onnx_is_the_one_in_training(changes: dict) -> None:
+def test_the_exported_front_ends_are_the_one_in_training(changes: dict) -> None:
     config = Features(**DEFAULT.model_dump() | changes)
     model = front_end(config)
     onnx.checker.check_model(model, full_check=True)
@@ -62,6 +62,7 @@ def test_the_front_end_in_onnx_is_the_one_in_training(changes: dict) -> None:
     ours = np.stack([log_mel(one, config.sample_rate, config).numpy() for one in samples])
     assert got.shape == (2, frame_count(config), config.mel_bands)
     np.testing.assert_allclose(got, ours, atol=2e-4)
+    np.testing.assert_allclose(FrontEnd(config)(samples).numpy(), ours, atol=2e-4)
 
 
 def network(architecture: str) -> models.Tagger:
