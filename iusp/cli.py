@@ -478,7 +478,6 @@ def tag(ctx: click.Context, recordings: Path, model: str | None, window: float, 
     threshold that was chosen on validate. A file that cannot be read gets a line on standard error; the others go on,
     and the exit status is 2. With an ONNX file (device.json lies beside it), neither torch nor MLflow is needed.
     """
-    import re
     import tempfile
 
     from iusp.console import show_tags
@@ -487,16 +486,55 @@ def tag(ctx: click.Context, recordings: Path, model: str | None, window: float, 
     model = model or f"models:/{_config(ctx).registration.model_name}@champion"
     with tempfile.TemporaryDirectory() as temporary:
         if model.startswith("models:/"):
-            from iusp.registry import fetch_artifacts
-            from iusp.tracking import connect, readable_errors
-
-            if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
-                raise InputError(f"--model {model}: give models:/NAME@ALIAS, models:/NAME/VERSION or an ONNX file")
-            name, alias, version = named.groups()
-            with readable_errors():
-                fetch_artifacts(connect(), name, alias or version, "device", Path(temporary))
+            _download(model, Path(temporary), "device")
             network = load(Path(temporary) / "device" / "float32.onnx")
         else:
             network = load(Path(model))
     if not show_tags(recordings, network, window, hop, as_json):
         ctx.exit(2)
+
+
+def _download(model: str, folder: Path, *artifacts: str) -> None:
+    """Download artifacts of models:/NAME@ALIAS or models:/NAME/VERSION."""
+    import re
+
+    from iusp.registry import fetch_artifacts
+    from iusp.tracking import connect, readable_errors
+
+    if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
+        raise InputError(f"--model {model}: give models:/NAME@ALIAS, models:/NAME/VERSION or what lies on this disk")
+    name, alias, version = named.groups()
+    with readable_errors():
+        for artifact in artifacts:
+            fetch_artifacts(connect(), name, alias or version, artifact, folder)
+
+
+@main.command()
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
+@click.option(
+    "--model",
+    help="models:/NAME@ALIAS, or a student's folder `model` of evaluation.  [default: the champion of params.yaml's]",
+)
+@click.pass_context
+def executorch(ctx: click.Context, to: Path, model: str | None) -> None:
+    """Write a registered student as ExecuTorch programs for XNNPACK.
+
+    net.pte goes from log-mel to probabilities, float32.pte from the waveform; device.json beside them has tags and
+    thresholds. A program that differs from PyTorch by more than 1e-4 is not written. Needs the extra `executorch`
+    (make executorch).
+    """
+    import tempfile
+
+    from iusp.device.executorch import write_programs
+
+    model = model or f"models:/{_config(ctx).registration.model_name}@champion"
+    with tempfile.TemporaryDirectory() as temporary:
+        if model.startswith("models:/"):
+            _download(model, Path(temporary), "extra_files", "device")
+        programs = write_programs(Path(temporary) if model.startswith("models:/") else Path(model), to)
+    for name, program in programs.items():
+        count = program.delegated + program.remaining
+        click.echo(
+            f"{to / name}: {(to / name).stat().st_size / 1000:.0f} kB, {program.delegated} of {count} operators in "
+            f"XNNPACK, at most {program.max_difference:.1e} from PyTorch"
+        )
