@@ -9,7 +9,7 @@ unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-shared test-executorch test-containers faults lint format mlflow executorch bench \
-  bench-science readme lock clean images image-light image-cpu image-cuda image-sizes wheelhouse sbom
+  bench-science readme lock clean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
 
 # `docker build` must have BuildKit.
 DOCKER ?= docker
@@ -96,8 +96,11 @@ image-sizes: ## Write docs/images.md; BASE_IMAGE=… names what they were built 
 wheelhouse: .venv/installed ## Download what the images hold, for builds without an index
 	docker/fill-wheelhouse
 
-sbom: .venv/installed-dev ## Write sbom.json: the images' Python packages (CycloneDX)
-	docker/sbom sbom.json
+sbom: .venv/installed-dev .venv/installed-executorch ## Check all licences; write sbom.json: the images' Python packages (CycloneDX)
+	$(BIN)/python -m audit sbom sbom.json
+
+audit: sbom ## The same, and look up known vulnerabilities, which needs the network
+	$(BIN)/python -m audit vulnerabilities
 
 lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
 	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
