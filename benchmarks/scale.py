@@ -232,21 +232,24 @@ def _plan(each: dict[str, float], growth: dict[str, float], held: dict[str, floa
         ("a student", 1, 1, config.student.training.epochs * each["epoch"], growth["epoch"], 0),
     ]
     head = ["step", "pods", "core-hours", "hours", "memory, GB", "storage, GB", "computing, $", "storage, $ a month"]
-    rows = [head]
+    rows, hours, memories, sizes = [head], {}, {}, {}
     for name, pods, pod_cores, seconds, memory, disk in steps:
-        hours, size = seconds * PLAN_CLIPS / 3600, disk * PLAN_CLIPS / 1e9
+        core_hours = seconds * PLAN_CLIPS / 3600
+        hours[name] = core_hours / pods / pod_cores
+        memories[name], sizes[name] = (max(each, 0) * PLAN_CLIPS / 1e9 for each in (memory, disk))
         rows.append(
             [
                 name,
                 str(pods),
-                f"{hours:,.0f}",
-                f"{hours / pods / pod_cores:,.1f}",
-                f"{max(memory, 0) * PLAN_CLIPS / 1e9:,.1f}",
-                f"{size:,.0f}",
-                f"{hours * CORE_HOUR:,.0f}",
-                f"{size * GB_MONTH:,.0f}",
+                f"{core_hours:,.0f}",
+                f"{hours[name]:,.1f}",
+                f"{memories[name]:,.1f}",
+                f"{sizes[name]:,.0f}",
+                f"{core_hours * CORE_HOUR:,.0f}",
+                f"{sizes[name] * GB_MONTH:,.0f}",
             ]
         )
+    slowest, hungriest, largest = (max(values, key=values.__getitem__) for values in (hours, memories, sizes))
     return f"""## A plan for {PLAN_CLIPS:,} clips
 
 AudioSet's size. From the figures above, per clip, with the defaults of params.yaml ({epochs} epochs, {views} views) and
@@ -258,6 +261,10 @@ ${GB_MONTH} a GB and month, about what clouds ask; nothing of it has been run at
 On Kubeflow: `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among as many pods, and
 `kubeflow.work_claim` lets each go on where it was killed. The dataset step is one pod with as many workers as it has
 cores; students train side by side, one pod for each seed.
+
+What breaks first, in this table: of time, *{slowest}*, {hours[slowest] / sum(hours.values()):.0%} of the hours of all
+steps; of memory, *{hungriest}*, which grows by {memories[hungriest]:.1f} GB; of storage, *{largest}*,
+{sizes[largest] / sum(sizes.values()):.0%} of all bytes.
 """
 
 
