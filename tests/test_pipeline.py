@@ -28,7 +28,7 @@ STEPS = [
 ]
 # Measured, named by MLflow, or made from such.
 NOT_REPRODUCED = {"latency.json", "measurements.json", "comparison.md", "report.html", "registration.json"}
-NOT_REPRODUCED |= {"MLmodel", "model.pt2"}
+NOT_REPRODUCED |= {"MLmodel"}
 
 
 def contents(project: Project) -> dict[str, str]:
