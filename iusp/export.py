@@ -1,6 +1,7 @@
 """A trained student as the MLflow model that is registered and served: data alone, of which nothing is unpickled."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -36,8 +37,10 @@ def export(student: Path, output: Path) -> None:
         student: folder with `weights.safetensors`, `config.json` and `record.csv`.
         output: folder to write.
     """
-    # No index has iusp: a requirement of that name would be met by whoever takes it there.
-    mlflow.pyfunc.save_model(output, loader_module="iusp.serving", signature=SIGNATURE, pip_requirements=[])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example")
+        # No index has iusp: a requirement of that name would be met by whoever takes it there.
+        mlflow.pyfunc.save_model(output, loader_module="iusp.serving", signature=SIGNATURE, pip_requirements=[])
     (output / "extra_files").mkdir()
     for name in ("weights.safetensors", "config.json", "record.csv"):
         shutil.copyfile(student / name, output / "extra_files" / name)

@@ -266,7 +266,7 @@ def fetch_model(model: str, folder: Path, *paths: str) -> None:
         InputError: it is no such address, or as of `fetch_artifacts`.
     """
     if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
-        raise InputError(f"{model}: give models:/NAME@ALIAS, models:/NAME/VERSION or an ONNX file")
+        raise InputError(f"{model}: give models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = named.groups()
     with readable_errors():
         client = connect()
