@@ -45,6 +45,7 @@ class ServedStudent:
         """
         self._model = load(folder / "float32.onnx")
         self._network = load_network(folder / "net_float32.onnx")
+        self._frames, self._bands = self._network.get_inputs()[0].shape[1:]
 
     def predict(
         self, model_input: "pd.DataFrame", params: Mapping[str, Any] | None = None
@@ -78,6 +79,9 @@ class ServedStudent:
     def _answer(self, body: bytes) -> list[list[dict[str, Any]]]:
         if len(body) > MAX_BYTES:
             raise _refused(f"the request has {len(body)} bytes, more than {MAX_BYTES}; send fewer or shorter clips")
+        # Parsing millions of lists would stop all other requests for seconds.
+        if sum(map(body.count, (b"[", b"{", b","))) > MAX_CLIPS * (self._frames * (self._bands + 1) + 4):
+            raise _refused(f"the request has more values than {MAX_CLIPS} clips have; {FORM}")
         try:
             clips = _clips(from_json(body))
         except ValueError as error:
@@ -109,10 +113,9 @@ class ServedStudent:
         return windows
 
     def _seen(self, log_mel: Any) -> Window:
-        frames, bands = self._network.get_inputs()[0].shape[1:]
-        rows = log_mel if isinstance(log_mel, list) and len(log_mel) == frames else []
-        if not rows or not all(isinstance(row, list) and len(row) == bands for row in rows):
-            raise BadAudio(f"not {frames} frames of {bands} bands")
+        rows = log_mel if isinstance(log_mel, list) and len(log_mel) == self._frames else []
+        if not rows or not all(isinstance(row, list) and len(row) == self._bands for row in rows):
+            raise BadAudio(f"not {self._frames} frames of {self._bands} bands")
         if not all(type(value) in (int, float) for row in rows for value in row):
             raise BadAudio("not all of it is numbers")
         try:
