@@ -8,8 +8,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-shared test-containers faults lint format mlflow bench bench-science readme lock clean images \
-  image-light image-cpu image-cuda image-sizes wheelhouse sbom
+.PHONY: help run test test-shared test-executorch test-containers faults lint format mlflow executorch bench \
+  bench-science readme lock clean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
 
 # `docker build` must have BuildKit.
 DOCKER ?= docker
@@ -31,6 +31,10 @@ help: ## List the tasks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
 	touch $@
 
+.venv/installed-executorch: .venv/installed requirements-executorch.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-executorch.lock
+	touch $@
+
 # An unpacked archive has no git history; DVC then works without one.
 .dvc/config.local:
 	[ -e .git ] || printf '[core]\n    no_scm = true\n' > $@
@@ -40,10 +44,13 @@ run: .venv/installed .dvc/config.local ## Audio to registered students: install,
 	iusp results
 
 test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not shared and not containers and not faults" -n 2
+	$(BIN)/python -m pytest -m "not shared and not executorch and not containers and not faults" -n 2
 
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
 	$(BIN)/python -m pytest -m shared -n 2
+
+test-executorch: .venv/installed-dev .venv/installed-executorch ## Run the tests of the extra executorch
+	$(BIN)/python -m pytest -m executorch -n 2
 
 test-containers: .venv/installed-dev ## Run the tests in containers (as root with dockerd, or with DOCKER_HOST)
 	$(BIN)/python -m pytest -m containers
@@ -63,6 +70,8 @@ format: .venv/installed-dev ## Put the code into its format
 
 mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+executorch: .venv/installed-executorch ## Install the extra for `iusp executorch`
 
 bench: .venv/installed-dev ## Measure speed, simulate drift; write docs/performance.md and docs/release.md
 	$(BIN)/python -m benchmarks.performance
@@ -87,14 +96,20 @@ image-sizes: ## Write docs/images.md; BASE_IMAGE=… names what they were built 
 wheelhouse: .venv/installed ## Download what the images hold, for builds without an index
 	docker/fill-wheelhouse
 
-sbom: .venv/installed-dev ## Write sbom.json: the images' Python packages (CycloneDX)
-	docker/sbom sbom.json
+sbom: .venv/installed-dev .venv/installed-executorch ## Check all licences; write sbom.json: the images' Python packages (CycloneDX)
+	$(BIN)/python -m audit sbom sbom.json
+
+audit: sbom ## The same, and look up known vulnerabilities, which needs the network
+	$(BIN)/python -m audit vulnerabilities
 
 lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
 	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --unsafe-package torch --output-file requirements.lock requirements.in
 	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --unsafe-package torch --allow-unsafe --output-file requirements-dev.lock requirements-dev.in
+	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --unsafe-package torch --allow-unsafe --constraint requirements.lock --constraint requirements-dev.lock \
+	  --output-file requirements-executorch.lock requirements-executorch.in
 
 clean: ## Remove everything that the tasks made, but for the environment
 	rm -rf data models reports dvc_plots mlruns mlflow.db .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis

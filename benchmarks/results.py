@@ -40,7 +40,7 @@ def readme(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -
     lines += ["", f"{metrics['clips']} generated {metrics['split']} clips; {machine()}; latency on one thread."]
     for name in ("comparison", "frame_similarities"):
         shutil.copy(evaluation / "plots" / f"{name}.png", PICTURES / f"{name}.png")
-    _put(ROOT / "README.md", lines)
+    put(ROOT / "README.md", lines)
 
 
 def device(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -> None:
@@ -68,13 +68,13 @@ def device(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -
                 cells += [""] * 3
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{metrics['clips']} {metrics['split']} clips of 10 s; {machine()}; one thread, all in turn."]
-    _put(ROOT / "docs" / "device.md", lines)
+    put(ROOT / "docs" / "device.md", lines)
 
 
-def _put(path: Path, lines: list[str]) -> None:
+def put(path: Path, lines: list[str], mark: str = "results") -> None:
     """Replace what is between the marks."""
-    before, start, rest = path.read_text().partition("<!-- results -->\n")
-    _, end, after = rest.partition("<!-- /results -->")
+    before, start, rest = path.read_text().partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
     path.write_text(f"{before}{start}{chr(10).join(lines)}\n{end}{after}")
 
 

@@ -4,7 +4,8 @@ python -m benchmarks.scale                     writes benchmarks/scale.json and 
 python -m benchmarks.scale --sizes 100,200     other sizes; writes nothing but prints the page
 python -m benchmarks.scale --render            only write the page again
 
-Each size has a process of its own. The clips are those of the embedded data set, all different.
+Each size has a process of its own, and what it found is kept: run again, the script goes on where it was stopped. The
+clips are those of the embedded data set, all different.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +49,41 @@ TEACHER_CLIPS = 2000  # of its epoch: it takes as long for each clip, and long
 def one(size: int) -> dict[str, Any]:
     """Take so many clips through the pipeline; return seconds, peak bytes and bytes on the disk of each part."""
     folder = WORK / f"scale-{size}"
-    shutil.rmtree(folder, ignore_errors=True)
     source, data = folder / "source", folder / "data"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     indexed, recordings, packed = (data / name for name in ("dataset", "recordings", "features"))
     held_out = size // 20
     clips = {"train": size - 2 * held_out, "validate": held_out, "test": held_out}
     config = settings("dataset.source=folder", f"dataset.path={source}")
-    found: dict[str, Any] = {}
+    kept = folder / "found.json"
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
 
-    def measure(name: str, job: Callable[[], object]) -> None:
+    def measure(name: str, job: Callable[[], object], share: float = 1) -> None:
+        if name in found:
+            return
         memory = Memory()
         memory.start()
         began = time.perf_counter()
         job()
-        found[name] = {"seconds": time.perf_counter() - began}
+        seconds = time.perf_counter() - began
         memory.ended.set()
-        found[name]["peak"] = memory.peak
+        found[name] = {"seconds": seconds / share, "peak": memory.peak}
+        write_json(kept, found)
 
-    embedded.write(source, config.dataset.seed, clips, CORES, silent)
+    def make_features(cores: int) -> None:
+        features.run(config.features, indexed, recordings, packed, silent, workers=cores)
+
+    if "dataset" not in found:
+        embedded.write(source, config.dataset.seed, clips, CORES, silent)
     measure("dataset", lambda: dataset.run(config.dataset, indexed, recordings, silent))
-    shutil.rmtree(source)
+    shutil.rmtree(source, ignore_errors=True)
     for cores in (1, CORES):
-        shutil.rmtree(packed, ignore_errors=True)
-        measure(
-            f"features, {cores} cores",
-            lambda cores=cores: features.run(config.features, indexed, recordings, packed, silent, workers=cores),
-        )
-    found["killed"] = _kill_and_resume(folder, -(-size // config.features.clips_per_shard))
+        if f"features, {cores} cores" not in found:
+            shutil.rmtree(packed, ignore_errors=True)
+        measure(f"features, {cores} cores", partial(make_features, cores))
+    if "killed" not in found:
+        found["killed"] = _kill_and_resume(folder, -(-size // config.features.clips_per_shard))
+        write_json(kept, found)
     training = read_training_data(indexed, packed, "coarse")
     teacher = config.teacher
     measure(
@@ -84,8 +94,8 @@ def one(size: int) -> dict[str, Any]:
     )
     setting = Setting(teacher.architecture, teacher.parameters, teacher.training, clips=TEACHER_CLIPS)
     view = draw_view(config.augmentation.teacher, 0, "training", 0, training.shape)
-    measure("teacher's epoch", epoch(setting, training, view))
-    found["teacher's epoch"]["seconds"] *= clips["train"] / min(TEACHER_CLIPS, clips["train"])
+    share = min(TEACHER_CLIPS, clips["train"]) / clips["train"]
+    measure("teacher's epoch", epoch(setting, training, view), share)
     knowledge = read_knowledge(folder, training)
     view, setting = knowledge.view(0), Setting(*STUDENT, config.student.training)
     measure("epoch", epoch(setting, training, view, "iusp", knowledge))
@@ -106,31 +116,37 @@ def one(size: int) -> dict[str, Any]:
         "features": _size(packed) / size,
         **{path.stem: path.stat().st_size / clips["train"] for path in sorted(similarity.parent.iterdir())},
     }
-    shutil.rmtree(folder)
     return found
 
 
 def _kill_and_resume(folder: Path, shards: int) -> dict[str, float]:
     """Kill the features step (SIGKILL) when half of the shards are made, and start it again."""
-    shutil.rmtree(folder / "data" / "features")
+    shutil.rmtree(folder / "data" / "features", ignore_errors=True)
     command = [sys.executable, "-m", "iusp", "--params", str(ROOT / "params.yaml"), "features"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=sys.stderr) as step:
         while step.poll() is None and len(_made(folder)) < shards // 2:
             time.sleep(0.02)
         step.kill()
-    kept = {path: path.stat().st_mtime_ns for path in _made(folder)}
+    kept = _made(folder)
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=sys.stderr) as step:
-        lost = 0
+        again = set()
         while step.poll() is None:
-            now = {path: path.stat().st_mtime_ns for path in _made(folder) if path in kept}
-            lost = max(lost, sum(now[path] != kept[path] for path in now))
-            time.sleep(0.02)
-    return {"shards": shards, "kept": len(kept), "made again": lost}
+            again |= {name for name, made in _made(folder).items() if made != kept.get(name, made)}
+            time.sleep(0.1)
+    if step.returncode:
+        raise RuntimeError(f"the features step ended with status {step.returncode}")
+    return {"shards": shards, "kept": len(kept), "made again": len(again)}
 
 
-def _made(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("data/.features.work-*/parts/*.npy") if not path.name.startswith(".")]
+def _made(folder: Path) -> dict[str, int]:
+    """Return when each shard was made, by its name."""
+    made = {}
+    for parts in folder.glob("data/.features.work-*/parts"):
+        # The step packs and removes them while we look.
+        with suppress(FileNotFoundError):
+            made |= {one.name: one.stat().st_mtime_ns for one in os.scandir(parts) if one.name.endswith(".npy")}
+    return {name: time for name, time in made.items() if not name.startswith(".")}
 
 
 def _forget(path: Path) -> None:
@@ -264,6 +280,7 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.scale", "--one", str(size)]
             answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
             record["sizes"][str(size)] = json.loads(answer.splitlines()[-1])
+            shutil.rmtree(WORK / f"scale-{size}")
         if tuple(sizes) != SIZES:
             print(page(record))
             return

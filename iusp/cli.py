@@ -486,3 +486,36 @@ def tag(
     network = load(model or f"models:/{_config(ctx).registration.model_name}@champion")
     if not show_tags(recordings, network, window, hop, as_json):
         ctx.exit(2)
+
+
+@main.command()
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
+@click.option(
+    "--model",
+    help="models:/NAME@ALIAS, or a student's folder `model` of evaluation.  [default: the champion of params.yaml's]",
+)
+@click.pass_context
+def executorch(ctx: click.Context, to: Path, model: str | None) -> None:
+    """Write a registered student as ExecuTorch programs for XNNPACK.
+
+    net.pte goes from log-mel to probabilities, float32.pte from the waveform; device.json beside them has tags and
+    thresholds. A program that differs from PyTorch by more than 1e-4 is not written. Needs the extra `executorch`
+    (make executorch).
+    """
+    import tempfile
+
+    from iusp.device.executorch import write_programs
+
+    model = model or f"models:/{_config(ctx).registration.model_name}@champion"
+    with tempfile.TemporaryDirectory() as temporary:
+        if model.startswith("models:/"):
+            from iusp.registry import fetch_model
+
+            fetch_model(model, Path(temporary), "extra_files", "device")
+        programs = write_programs(Path(temporary) if model.startswith("models:/") else Path(model), to)
+    for name, program in programs.items():
+        count = program.delegated + program.remaining
+        click.echo(
+            f"{to / name}: {(to / name).stat().st_size / 1000:.0f} kB, {program.delegated} of {count} operators in "
+            f"XNNPACK, at most {program.max_difference:.1e} from PyTorch"
+        )

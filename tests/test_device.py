@@ -20,9 +20,10 @@ from onnx import TensorProto, helper
 from iusp import models
 from iusp.config import Features
 from iusp.device.conversion import NETS, WHOLE, write_onnx
-from iusp.device.front_end import front_end
+from iusp.device.front_end import FrontEnd, front_end
 from iusp.device.package import best_thresholds, write_package
 from iusp.device.runtime import load, open_session
+from iusp.embedded import scene
 from iusp.errors import InputError
 from iusp.log_mel import clip_length, frame_count, log_mel
 
@@ -52,7 +53,7 @@ def noise(config: Features, clips: int) -> torch.Tensor:
         {"window_length": 96, "hop_length": 48, "mel_bands": 8, "clip_seconds": 1},
     ],
 )
-def test_the_front_end_in_onnx_is_the_one_in_training(changes: dict) -> None:
+def test_the_exported_front_ends_are_the_one_in_training(changes: dict) -> None:
     config = Features(**DEFAULT.model_dump() | changes)
     model = front_end(config)
     onnx.checker.check_model(model, full_check=True)
@@ -62,6 +63,7 @@ def test_the_front_end_in_onnx_is_the_one_in_training(changes: dict) -> None:
     ours = np.stack([log_mel(one, config.sample_rate, config).numpy() for one in samples])
     assert got.shape == (2, frame_count(config), config.mel_bands)
     np.testing.assert_allclose(got, ours, atol=2e-4)
+    np.testing.assert_allclose(FrontEnd(config)(samples).numpy(), ours, atol=2e-4)
 
 
 def network(architecture: str) -> models.Tagger:
@@ -77,21 +79,41 @@ def network(architecture: str) -> models.Tagger:
     return tagger.eval()
 
 
+def recordings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips of the embedded data set, cut to the small front-end's length, and their log-mel."""
+    samples = [scene(0, "test", number).samples[: clip_length(CONFIG)] for number in range(count)]
+    clips = torch.from_numpy(np.stack(samples).astype(np.float32))
+    return clips, torch.stack([log_mel(one, CONFIG.sample_rate, CONFIG) for one in clips])
+
+
+def normalised(architecture: str, spectrograms: torch.Tensor) -> models.Tagger:
+    """A network whose layers pass on what differs between clips, as training makes them; else parity proves nothing."""
+    tagger = network(architecture)
+    with torch.no_grad():
+        tagger.mean.copy_(spectrograms.mean(dim=(0, 1)))
+        tagger.std.copy_(spectrograms.std(dim=(0, 1)))
+        for module in tagger.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        tagger.train()(spectrograms)
+    return tagger.eval()
+
+
 @pytest.fixture(scope="module")
 def calibration() -> np.ndarray:
     return np.stack([log_mel(one, CONFIG.sample_rate, CONFIG).numpy() for one in noise(CONFIG, 4)]).astype(np.float16)
 
 
 @pytest.mark.parametrize("architecture", models.ARCHITECTURES)
-def test_every_family_is_exported_and_says_the_same(architecture: str, calibration: np.ndarray, tmp_path: Path) -> None:
-    tagger = network(architecture)
+def test_every_family_is_exported_and_says_the_same(architecture: str, tmp_path: Path) -> None:
+    samples, spectrograms = recordings(8)
+    tagger, calibration = normalised(architecture, spectrograms), spectrograms.numpy().astype(np.float16)
     write_onnx(tagger, CONFIG, calibration, tmp_path / "one")
     write_onnx(tagger, CONFIG, calibration, tmp_path / "two")
     assert {path.name for path in (tmp_path / "one").iterdir()} == {*NETS, *WHOLE}
-    samples = noise(CONFIG, 3)
-    spectrograms = torch.stack([log_mel(one, CONFIG.sample_rate, CONFIG) for one in samples])
     with torch.inference_mode():
         ours = tagger(spectrograms)[0].sigmoid().numpy()
+    assert np.ptp(ours, axis=0).max() > 1e-2, "the network tells the clips apart"
     for name in (*NETS, *WHOLE):
         path = tmp_path / "one" / name
         assert path.read_bytes() == (tmp_path / "two" / name).read_bytes(), "same inputs, same bytes"
@@ -102,8 +124,11 @@ def test_every_family_is_exported_and_says_the_same(architecture: str, calibrati
         assert outputs.name == "probabilities"
         assert not isinstance(inputs.shape[0], int)
         given_values = samples if inputs.name == "waveform" else spectrograms
-        got = session.run(None, {inputs.name: given_values.numpy()})[0]
-        np.testing.assert_allclose(got, ours, atol=1e-4 if "float32" in name else 0.1)
+        for count in (1, 3):
+            got = session.run(None, {inputs.name: given_values[:count].numpy()})[0]
+            # Bottlenecks whose channels differ by orders of magnitude lose much until training has seen them in int8.
+            int8 = 0.2 if architecture == "mobilenetv2" else 0.02
+            np.testing.assert_allclose(got, ours[:count], atol=1e-4 if "float32" in name else int8)
 
 
 def test_only_the_network_is_quantised(calibration: np.ndarray, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The front-end as an ONNX graph that is fast on one CPU thread: a waveform to log-mel frames.
+"""The front-end as an ONNX graph, and as a module to export, fast on one CPU thread: a waveform to log-mel frames.
 
 ONNX Runtime's own DFT takes many times as long as the network, and a whole DFT as a product of matrices half a billion
 operations a clip. A window of A·B samples is therefore transformed in two stages (Cooley and Tukey 1965). With sample
@@ -18,6 +18,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from iusp.config import Features
 from iusp.log_mel import clip_length, frame_count, mel_weights
@@ -56,6 +57,45 @@ def front_end(config: Features) -> onnx.ModelProto:
     mel = graph.add("Transpose", mel, perm=[0, 2, 1])
     graph.add("Log", graph.add("Add", mel, graph.constant(np.array([config.log_offset], np.float32))), to="log_mel")
     return graph.model(("waveform", [clip_length(config)]), ("log_mel", [count, bands]))
+
+
+class FrontEnd(nn.Module):
+    """The same computation as `front_end`, for exporters of PyTorch modules."""
+
+    kernels: Tensor
+    real: Tensor
+    imaginary: Tensor
+    mel: Tensor
+
+    def __init__(self, config: Features) -> None:
+        super().__init__()
+        self.size, self.hop, self.count = config.window_length, config.hop_length, frame_count(config)
+        self.inner = _inner(self.size, self.hop)
+        self.coefficients = self.size // self.inner // 2 + 1
+        self.log_offset = config.log_offset
+        real, imaginary = _matrices(self.inner)
+        for name, value in (
+            ("kernels", _kernels(self.size, self.inner)),
+            ("real", real),
+            ("imaginary", imaginary),
+            ("mel", _mel(config, self.inner, self.size // self.inner)),
+        ):
+            self.register_buffer(name, torch.from_numpy(value))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Turn a waveform (B, samples) at the front-end's rate into log-mel (B, T, M)."""
+        edge, used = self.size // 2, (self.count - 1) * self.hop + self.size
+        # Not by nn.functional.pad, which exporters turn into an index for each sample.
+        start, end = waveform[:, 1 : edge + 1].flip(1), waveform[:, -edge - 1 : -1].flip(1)
+        samples = torch.cat([start, waveform, end], dim=1)[:, :used]
+        samples = samples.reshape(-1, used // self.inner, self.inner).transpose(1, 2)
+        sums = nn.functional.conv1d(samples, self.kernels, stride=self.hop // self.inner, groups=self.inner)
+        sums = sums.reshape(-1, self.inner, self.coefficients, 2 * self.count).transpose(1, 2)
+        sums = sums.reshape(-1, self.coefficients, 2 * self.inner, self.count)
+        real, imaginary = self.real @ sums, self.imaginary @ sums
+        power = (real * real + imaginary * imaginary).reshape(-1, self.coefficients * self.inner, self.count)
+        log_mel: Tensor = ((self.mel @ power).transpose(1, 2) + self.log_offset).log()
+        return log_mel
 
 
 def _inner(size: int, hop: int) -> int:

@@ -1,0 +1,124 @@
+"""The images' SBOM: what the lock says, and what the installed packages' metadata add to it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.utils import canonicalize_name
+
+from iusp.errors import InputError
+
+Document = dict[str, Any]
+
+LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+VERSION = SchemaVersion.V1_6
+
+
+def locked(root: Path) -> dict[str, str]:
+    """Return name and version of each package of all locks (the images', the tools', the extras'), and of torch.
+
+    Raises:
+        InputError: a file cannot be read, or pins torch to no version.
+    """
+    locks = (_pins(path.read_text(encoding="utf-8")) for path in sorted(root.glob("requirements-*.lock")))
+    return reduce(or_, locks, _pins(image_requirements(root)))
+
+
+def image_requirements(root: Path) -> str:
+    """Return what the images hold, as a requirements file: torch's hash differs from build to build."""
+    requirements = (root / "requirements.in").read_text(encoding="utf-8")
+    if not (torch := re.search(r"^torch==.*$", requirements, re.MULTILINE)):
+        raise InputError(f"{root / 'requirements.in'}: pins no version of torch; write torch==…")
+    return f"{(root / 'requirements.lock').read_text(encoding='utf-8')}\n{torch[0]}\n"
+
+
+def _pins(requirements: str) -> dict[str, str]:
+    return {canonicalize_name(name): version for name, version in LOCKED.findall(requirements)}
+
+
+def _cyclonedx(*arguments: str, text: str = "") -> Document:
+    command = [sys.executable, "-m", "cyclonedx_py", *arguments, "--no-validate", "--output-reproducible"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        raise InputError(f"cyclonedx-py {arguments[0]} failed: {(done.stderr.strip() or '?').splitlines()[-1]}")
+    document: Document = json.loads(done.stdout)
+    return document
+
+
+def installed(python: Path) -> Document:
+    """Return the SBOM of an environment.
+
+    Args:
+        python: its interpreter.
+    """
+    return _cyclonedx("environment", str(python))
+
+
+def licences(environment: Document, packages: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return what the metadata of packages say of their licences: SPDX expressions, classifiers, other words.
+
+    Args:
+        environment: SBOM of an environment that holds them.
+        packages: names and versions.
+
+    Raises:
+        InputError: it does not hold one, or in another version.
+    """
+    components = _by_name(environment)
+    for name, version in packages.items():
+        there = components.get(name, {}).get("version", "none")
+        if there.partition("+")[0] != version:
+            raise InputError(f"{name}: the lock has {version}, the environment {there}; make the environment anew")
+    return {name: tuple(_names(components[name])) for name in packages}
+
+
+def _names(component: Document) -> Iterable[str]:
+    for entry in component.get("licenses", ()):
+        licence = entry.get("license", {})
+        yield entry.get("expression") or licence.get("id") or licence["name"]
+
+
+def _by_name(document: Document) -> dict[str, Document]:
+    return {canonicalize_name(component["name"]): component for component in document["components"]}
+
+
+def bill(root: Path, environment: Document, licence_of: dict[str, str]) -> Document:
+    """Return the images' SBOM (CycloneDX): valid, and the same for the same lock.
+
+    Args:
+        root: the project's folder.
+        environment: SBOM of an environment that holds the packages.
+        licence_of: SPDX expression of each package.
+
+    Raises:
+        InputError: CycloneDX's schema refuses it.
+    """
+    arguments = ("--spec-version", VERSION.to_version(), "--pyproject", str(root / "pyproject.toml"), "-")
+    document = _cyclonedx("requirements", *arguments, text=image_requirements(root))
+    there = _by_name(environment)
+    needs = {entry["ref"]: entry.get("dependsOn", ()) for entry in environment["dependencies"]}
+    listed = _by_name(document)
+    for name, component in listed.items():
+        component["bom-ref"] = component["purl"]
+        component["licenses"] = [{"expression": licence_of[name]}]
+        component["description"] = there[name].get("description", "")
+    refs = {there[name]["bom-ref"]: component["bom-ref"] for name, component in listed.items()}
+    direct = re.findall(r"^[A-Za-z0-9._-]+", (root / "requirements.in").read_text(encoding="utf-8"), re.MULTILINE)
+    document["dependencies"] = [
+        {"ref": "root-component", "dependsOn": sorted(listed[canonicalize_name(name)]["bom-ref"] for name in direct)},
+        *(
+            {"ref": ref, "dependsOn": sorted(refs[need] for need in needs[old] if need in refs)}
+            for old, ref in refs.items()
+        ),
+    ]
+    if error := JsonStrictValidator(VERSION).validate_str(json.dumps(document)):
+        raise InputError(f"the SBOM is not valid: {error}")
+    return document
