@@ -1,3 +1,36 @@
 """Intra-utterance similarity preserving knowledge distillation for urban sound tagging."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iusp.device.runtime import DeviceModel
+
 __version__ = "0.1.0"
+
+
+def load(model: str | Path) -> "DeviceModel":
+    """Load a student to tag recordings with (`DeviceModel.tag`), without torch. Nothing of it is unpickled.
+
+    Args:
+        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION` of the registry that MLFLOW_TRACKING_URI names, whose
+            float32 network is fetched; or the path of `float32.onnx` or `int8.onnx`, which needs no MLflow.
+
+    Raises:
+        iusp.errors.InputError: there is none, or it is damaged.
+    """
+    import tempfile
+
+    from iusp.device import runtime
+    from iusp.errors import InputError
+
+    if not str(model).startswith("models:/"):
+        return runtime.load(Path(model))
+    from iusp.registry import fetch_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        fetch_model(str(model), Path(folder), "device")
+        try:
+            return runtime.load(Path(folder) / "device" / "float32.onnx")
+        except InputError as error:
+            raise InputError(f"{model}: {str(error).replace(f'{folder}/', '')}") from None

@@ -105,6 +105,30 @@ def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
         return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks]), file.samplerate
 
 
+def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list[npt.NDArray[np.float32]], int]:
+    """Check a recording that is an array already.
+
+    Returns:
+        The mean of the channels, float32, as a single block (n,), and the sample rate in Hz.
+
+    Raises:
+        BadAudio: they are not finite floats of the shape (n,) or (n, channels), or the rate is not 4–192 kHz.
+    """
+    try:
+        values = np.asarray(samples)
+    except ValueError:  # rows of several lengths
+        values = np.empty(0)
+    if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size:
+        raise BadAudio("not an array of floats in [-1, 1], (n,) or (n, channels)")
+    if sample_rate is None or not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise BadAudio(f"an array needs its sample_rate, {MIN_RATE}–{MAX_RATE} Hz, not {sample_rate}")
+    with np.errstate(over="ignore"):
+        block = values.astype(np.float32)
+    if not np.isfinite(block).all():
+        raise BadAudio("a sample is NaN or infinite")
+    return [_mono(block.reshape(len(block), -1))], sample_rate
+
+
 @contextmanager
 def streamed(path: Path) -> Iterator[tuple[int, Iterator[npt.NDArray[np.float32]]]]:
     """Open a WAV, FLAC or OGG file of any length and name, whose blocks are decoded as they are asked for.

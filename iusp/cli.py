@@ -467,46 +467,25 @@ def monitor(
     "--model",
     help="A student's float32.onnx or int8.onnx, or models:/NAME@ALIAS.  [default: the champion of params.yaml's]",
 )
-@click.option("--window", type=float, default=10, show_default=True, help="Seconds that are tagged at once.")
-@click.option("--hop", type=float, default=5, show_default=True, help="Seconds from one window to the next.")
+@click.option("--window", type=float, help="Seconds that are tagged at once.  [default: the model's clip]")
+@click.option("--hop", type=float, help="Seconds from one window to the next.  [default: half of the window]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per window, with all probabilities.")
 @click.pass_context
-def tag(ctx: click.Context, recordings: Path, model: str | None, window: float, hop: float, as_json: bool) -> None:
+def tag(
+    ctx: click.Context, recordings: Path, model: str | None, window: float | None, hop: float | None, as_json: bool
+) -> None:
     """Say what is in RECORDINGS, and when: a file, a folder, or - for standard input.
 
     WAV, FLAC or OGG of any length, rate and number of channels. Printed are the tags whose probability reaches the
     threshold that was chosen on validate. A file that cannot be read gets a line on standard error; the others go on,
     and the exit status is 2. With an ONNX file (device.json lies beside it), neither torch nor MLflow is needed.
     """
-    import tempfile
-
+    from iusp import load
     from iusp.console import show_tags
-    from iusp.device.runtime import load
 
-    model = model or f"models:/{_config(ctx).registration.model_name}@champion"
-    with tempfile.TemporaryDirectory() as temporary:
-        if model.startswith("models:/"):
-            _download(model, Path(temporary), "device")
-            network = load(Path(temporary) / "device" / "float32.onnx")
-        else:
-            network = load(Path(model))
+    network = load(model or f"models:/{_config(ctx).registration.model_name}@champion")
     if not show_tags(recordings, network, window, hop, as_json):
         ctx.exit(2)
-
-
-def _download(model: str, folder: Path, *artifacts: str) -> None:
-    """Download artifacts of models:/NAME@ALIAS or models:/NAME/VERSION."""
-    import re
-
-    from iusp.registry import fetch_artifacts
-    from iusp.tracking import connect, readable_errors
-
-    if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
-        raise InputError(f"--model {model}: give models:/NAME@ALIAS, models:/NAME/VERSION or what lies on this disk")
-    name, alias, version = named.groups()
-    with readable_errors():
-        for artifact in artifacts:
-            fetch_artifacts(connect(), name, alias or version, artifact, folder)
 
 
 @main.command()
@@ -530,7 +509,9 @@ def executorch(ctx: click.Context, to: Path, model: str | None) -> None:
     model = model or f"models:/{_config(ctx).registration.model_name}@champion"
     with tempfile.TemporaryDirectory() as temporary:
         if model.startswith("models:/"):
-            _download(model, Path(temporary), "extra_files", "device")
+            from iusp.registry import fetch_model
+
+            fetch_model(model, Path(temporary), "extra_files", "device")
         programs = write_programs(Path(temporary) if model.startswith("models:/") else Path(model), to)
     for name, program in programs.items():
         count = program.delegated + program.remaining

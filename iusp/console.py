@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from iusp.config import Augmentations, Evaluation, Gate, Student, StudentTraining, Teacher
-    from iusp.device.runtime import DeviceModel
-    from iusp.device.tagging import Window
+    from iusp.device.runtime import DeviceModel, Window
     from iusp.drift import Drift
     from iusp.gate import Verdict
     from iusp.promotion import Entry, History, Outcome
@@ -409,14 +408,14 @@ def show_drift(drifts: "Sequence[Drift]") -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
 
 
-def show_tags(recordings: Path, model: "DeviceModel", window: float, hop: float, as_json: bool) -> bool:
+def show_tags(recordings: Path, model: "DeviceModel", window: float | None, hop: float | None, as_json: bool) -> bool:
     """Tag recordings and print what is in each window, as soon as it is known.
 
     Args:
         recordings: a file, a folder of them, or `-` for standard input.
         model: the network.
-        window: seconds.
-        hop: seconds from one window's start to the next one's.
+        window: seconds; the model's clip by default.
+        hop: seconds from one window's start to the next one's; half of the window by default.
         as_json: print a JSON object for each window.
 
     Returns:
@@ -426,14 +425,13 @@ def show_tags(recordings: Path, model: "DeviceModel", window: float, hop: float,
         InputError: there is no recording, or window and hop do not fit.
     """
     from iusp.audio import BadAudio
-    from iusp.device.tagging import tag
 
     good = True
     with _found(recordings) as found:
         for name, path in found:
             shown = name if name.isprintable() else ascii(name)
             try:
-                for number, one in enumerate(tag(path, model, window, hop)):
+                for number, one in enumerate(model.tag(path, window=window, hop=hop)):
                     if not as_json and not number:
                         click.echo(shown)
                     click.echo(json.dumps({"recording": shown, **vars(one)}) if as_json else _line(one))

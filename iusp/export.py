@@ -1,51 +1,46 @@
-"""A trained student as the model that is registered and served: no pickle, no code of ours needed to load it."""
+"""A trained student as the MLflow model that is registered and served: data alone, of which nothing is unpickled."""
 
-import logging
+import shutil
 import warnings
 from pathlib import Path
 
-import mlflow.pytorch
-import numpy as np
-import torch
+import mlflow.pyfunc
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array, Map, Object, Property
 
-from iusp import models
-from iusp.config import Features
-from iusp.log_mel import frame_count
-from iusp.models.layers import Probabilities
+WINDOW = Object(
+    [
+        Property("start", DataType.double),
+        Property("end", DataType.double),
+        Property("probabilities", Map(DataType.double)),
+        Property("tags", Array(DataType.string)),
+    ]
+)
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, "audio", required=False),
+            ColSpec(Array(Array(DataType.double)), "log_mel", required=False),
+        ]
+    ),
+    outputs=Schema([ColSpec(Array(WINDOW))]),
+)
 
 
 def export(student: Path, output: Path) -> None:
-    """Write an MLflow model: an exported program from log-mel (B, T, M) to probabilities (B, K).
+    """Write an MLflow model that `iusp.serving` loads; its networks (`device/`) are written beside it.
 
-    It has a signature and an input example; the student's weights, config and training record lie beside it.
+    The student's weights, config and training record are kept in `extra_files/`.
 
     Args:
         student: folder with `weights.safetensors`, `config.json` and `record.csv`.
         output: folder to write.
-
-    Raises:
-        InputError: the student cannot be loaded.
     """
-    network, description = models.load(student)
-    config = Features.model_validate(description["features"])
-    frames, bands, tags = frame_count(config), config.mel_bands, len(description["tags"])
-    # The exporter takes a batch of one for a constant.
-    example = np.zeros((2, frames, bands), np.float32)
-    # MLflow explains itself at length to people who log models by hand.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="No complete tensor found")  # PyTorch, about exporting an LSTM
-    mlflow.pytorch.save_model(
-        Probabilities(network).eval(),
-        output,
-        # Unnamed: MLflow hands a named tensor over as a dictionary, which its own PyTorch flavour refuses.
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, frames, bands))]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, tags))]),
-        ),
-        input_example=example,
-        serialization_format="pt2",
-        extra_files=[str(student / name) for name in ("weights.safetensors", "config.json", "record.csv")],
-        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example")
+        # No index has iusp: a requirement of that name would be met by whoever takes it there.
+        mlflow.pyfunc.save_model(output, loader_module="iusp.serving", signature=SIGNATURE, pip_requirements=[])
+    (output / "extra_files").mkdir()
+    for name in ("weights.safetensors", "config.json", "record.csv"):
+        shutil.copyfile(student / name, output / "extra_files" / name)

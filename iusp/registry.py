@@ -1,6 +1,7 @@
 """The MLflow model registry: every student is a version of one registered model."""
 
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from iusp.errors import InputError
 from iusp.files import digest, sha256
-from iusp.tracking import connect
+from iusp.tracking import connect, readable_errors
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT, EVALUATION = "student", "evaluation"
@@ -251,3 +252,23 @@ def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{what}: {path} cannot be fetched ({reason}); check MLflow's artifact storage") from None
     return int(version.version)
+
+
+def fetch_model(model: str, folder: Path, *paths: str) -> None:
+    """Download artifacts of a model that MLflow's address names, from the registry of MLFLOW_TRACKING_URI.
+
+    Args:
+        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        folder: as of `fetch_artifacts`.
+        paths: likewise, of each artifact.
+
+    Raises:
+        InputError: it is no such address, or as of `fetch_artifacts`.
+    """
+    if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
+        raise InputError(f"{model}: give models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, version = named.groups()
+    with readable_errors():
+        client = connect()
+        for path in paths:
+            fetch_artifacts(client, name, alias or version, path, folder)

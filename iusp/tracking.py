@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from iusp import __version__
 from iusp.config import Settings
 from iusp.errors import InputError
 from iusp.files import code_digest, digest, read_json
@@ -197,7 +197,7 @@ class Tracker:
     def describe(self, config: Settings) -> None:
         """Log settings and versions of the execution."""
         self.parent.params(config.settings())
-        versions = {"iusp.code": code_digest(), "iusp.version": __version__, MLFLOW_GIT_COMMIT: _git_commit()}
+        versions = {"iusp.code": code_digest(), "iusp.version": version("iusp"), MLFLOW_GIT_COMMIT: _git_commit()}
         self.parent.tags({name: value for name, value in versions.items() if value})
 
     def _find(self, step: str) -> Run | None:

@@ -20,8 +20,8 @@ from test_device import calibration as calibration
 
 from iusp import audio
 from iusp.config import Features
+from iusp.device.resampling import _halved, waveform
 from iusp.device.runtime import DeviceModel, load
-from iusp.device.tagging import _halved, tag, waveform
 from iusp.errors import InputError
 from iusp.files import write_json
 from iusp.log_mel import log_mel
@@ -54,7 +54,7 @@ def test_windows_reach_the_end_and_no_further(
 ) -> None:
     samples = sound(seconds, RATE)
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
-    windows = list(tag(tmp_path / "a.wav", model, 2, 1))
+    windows = list(model.tag(tmp_path / "a.wav", window=2, hop=1))
     assert [one.start for one in windows] == starts
     assert windows[-1].end == seconds
     for one in windows:
@@ -72,7 +72,7 @@ def test_any_container_rate_and_number_of_channels(model: DeviceModel, tmp_path:
         other = soxr.resample(samples, 48000, rate)
         path = tmp_path / f"{rate}-{channels}.{suffix}"
         soundfile.write(path, np.stack([other] * channels, axis=1), rate)
-        got = [list(one.probabilities.values()) for one in tag(path, model, 2, 1)]
+        got = [list(one.probabilities.values()) for one in model.tag(path, window=2, hop=1)]
         expected = expected or got
         np.testing.assert_allclose(got, expected, atol=0.05)
 
@@ -103,14 +103,14 @@ def test_memory_is_bounded(model: DeviceModel, tmp_path: Path, monkeypatch: pyte
     blocks = [len(block) for block in waveform(tmp_path / "a.flac", RATE)]
     assert sum(blocks) == 30 * RATE
     assert max(blocks) < 3000
-    assert len(list(tag(tmp_path / "a.flac", model, 2, 2))) == 15
+    assert len(list(model.tag(tmp_path / "a.flac", window=2, hop=2))) == 15
 
 
 @pytest.mark.parametrize(("window", "hop"), [(3, 1), (2, 0), (1, 2), (-1, -1), (float("nan"), 1)])
 def test_windows_that_do_not_fit_are_refused(window: float, hop: float, model: DeviceModel, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", sound(1, RATE), RATE)
     with pytest.raises(InputError, match="0 < hop <= window <= 2 s must hold"):
-        next(tag(tmp_path / "a.wav", model, window, hop))
+        next(model.tag(tmp_path / "a.wav", window=window, hop=hop))
 
 
 def test_a_folder_goes_on_past_bad_files(exported: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -157,7 +157,7 @@ def test_an_onnx_file_needs_neither_torch_nor_mlflow(exported: Path, tmp_path: P
     soundfile.write(tmp_path / "a.wav", sound(1, 44100), 44100)
     code = (
         "import sys; from iusp.cli import main\n"
-        f"sys.argv = ['iusp', 'tag', 'a.wav', '--model', {os.fspath(exported / 'float32.onnx')!r}, '--window', '2']\n"
+        f"sys.argv = ['iusp', 'tag', 'a.wav', '--model', {os.fspath(exported / 'float32.onnx')!r}, '--hop', '3']\n"
         "try: main()\n"
         "except SystemExit as status: print(status.code, *sys.modules)"
     )
@@ -165,7 +165,7 @@ def test_an_onnx_file_needs_neither_torch_nor_mlflow(exported: Path, tmp_path: P
         [sys.executable, "-c", code], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=True
     )
     status, *modules = done.stdout.splitlines()[-1].split()
-    assert status == "2", "the default hop is longer than this window"
+    assert status == "2", "the hop is longer than the window"
     assert "onnxruntime" in modules
     assert not set(modules) & {"torch", "mlflow", "onnx", "pandas", "scipy", "pydantic"}
 
@@ -199,7 +199,7 @@ def test_a_registered_champion_is_fetched(
     for model, words in (
         ("models:/student/1", "student version 1: has no artifact device"),
         ("models:/student@nobody", "student: has no version or alias nobody"),
-        ("models:/student", "--model models:/student: give models:/NAME@ALIAS"),
+        ("models:/student", "models:/student: give models:/NAME@ALIAS"),
     ):
         done = subprocess.run([*command[:-5], model], env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 2

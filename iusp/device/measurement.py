@@ -12,8 +12,8 @@ from iusp.audio import BadAudio
 from iusp.config import Features
 from iusp.cost import milliseconds
 from iusp.device.conversion import NETS, WHOLE
+from iusp.device.resampling import waveform
 from iusp.device.runtime import open_session
-from iusp.device.tagging import waveform
 from iusp.errors import InputError
 from iusp.log_mel import clip_length, log_mel
 from iusp.models.layers import Tagger

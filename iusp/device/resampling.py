@@ -1,0 +1,55 @@
+"""Recordings of any length, rate and number of channels, at the rate that a network hears; in bounded memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from iusp.audio import streamed
+
+REACH, KAISER = 128, 5  # of the filter that halves a rate: flat up to 0.99 of half the new one, then 54 dB down
+Samples = NDArray[np.float32]
+
+
+def waveform(path: Path, sample_rate: int) -> Iterator[Samples]:
+    """Decode a recording block by block, as mono float32 (n,) at a sample rate in Hz.
+
+    Training takes spectra at a recording's own rate, whose bands reach half the sample rate undamped. A resampler's
+    usual filter begins to damp at nine tenths of it; so soxr gives twice the rate, and a steeper filter halves that.
+
+    Raises:
+        iusp.audio.BadAudio: it cannot be decoded.
+    """
+    with streamed(path) as (rate, blocks):
+        yield from resampled(blocks, rate, sample_rate)
+
+
+def resampled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterable[Samples]:
+    """Bring mono blocks (n,) from one sample rate to another, both in Hz, as `waveform` does."""
+    return blocks if rate == sample_rate else _halved(_doubled(blocks, rate, sample_rate))
+
+
+def _doubled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterator[Samples]:
+    stream = soxr.ResampleStream(rate, 2 * sample_rate, 1, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _halved(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """Halve the sample rate behind a half-band filter: a windowed sinc, of which every second tap is zero."""
+    distance = np.arange(1 - 2 * REACH, 2 * REACH, 2)
+    taps = (np.sinc(distance / 2) / 2 * np.kaiser(4 * REACH - 1, KAISER)[::2]).astype(np.float32)
+    edge = np.zeros(2 * REACH, np.float32)
+    pending = edge
+    for block in chain(blocks, [edge]):
+        pending = np.concatenate([pending, block])
+        ready = len(pending) // 2 - 2 * REACH
+        if ready > 0:
+            even, odd = pending[: 2 * (ready + 2 * REACH)].reshape(-1, 2).T
+            halved = even[REACH:][:ready] / 2 + np.convolve(odd, taps, "valid")[:ready]
+            yield halved.astype(np.float32, copy=False)
+            pending = pending[2 * ready :]
