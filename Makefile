@@ -6,6 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The CPU has as many threads as params.yaml says, whatever the shell says.
 unexport OMP_NUM_THREADS
+export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-shared test-executorch test-containers faults lint format mlflow executorch bench \
@@ -52,7 +53,7 @@ test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real
 test-executorch: .venv/installed-dev .venv/installed-executorch ## Run the tests of the extra executorch
 	$(BIN)/python -m pytest -m executorch -n 2
 
-test-containers: .venv/installed-dev ## Run the tests in containers (as root with dockerd, or with DOCKER_HOST)
+test-containers: .venv/installed-dev .venv/installed-executorch ## Run the tests in containers (as root with dockerd, or with DOCKER_HOST)
 	$(BIN)/python -m pytest -m containers
 
 faults: .venv/installed-dev ## Kill, damage, disconnect and race; write the table of docs/faults.md

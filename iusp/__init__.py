@@ -1,5 +1,6 @@
 """Intra-utterance similarity preserving knowledge distillation for urban sound tagging."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,9 @@ if TYPE_CHECKING:
     from iusp.device.runtime import DeviceModel
 
 __version__ = "0.1.0"
+
+# MLflow reads it as it is imported: nothing is sent home unless somebody has asked for it.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def load(model: str | Path) -> "DeviceModel":
