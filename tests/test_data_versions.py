@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ class Store:
     put: Callable[[str, bytes | None], Any]
 
 
-@pytest.fixture(scope="module", params=["local", *s3_servers.KINDS])
+@pytest.fixture(scope="module", params=["local", "rclone"])
 def store(request: pytest.FixtureRequest, versions: Versions, servers: dict[str, str], tmp_path_factory: Any) -> Store:
     folder = tmp_path_factory.mktemp("store")
     if request.param == "local":
@@ -212,7 +213,7 @@ def colleague(versions: Versions, store: Store, tmp_path: Path) -> Project:
     """A clone, and nothing else."""
     clone = tmp_path / "colleague"
     versions.project.run("git", "clone", "--quiet", ".", str(clone))
-    project = object.__new__(Project)
+    project = copy(versions.project)
     project.folder = clone
     return project
 
