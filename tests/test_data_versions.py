@@ -201,7 +201,11 @@ def test_versions_are_compared_each_on_its_own_clips_and_both_on_the_same(versio
     assert compared["difference"] == compared["predictions"]["micro_auprc"] - compared["reference"]["micro_auprc"]
 
 
-def test_a_cluster_fetches_the_same_version_from_the_repository(versions: Versions, tmp_path: Path) -> None:
+def test_a_cluster_fetches_the_same_version_from_the_repository(
+    versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in versions.stores["bucket"].environment.items():
+        monkeypatch.setenv(name, value)
     place = {"url": str(versions.project.folder), "revision": "data-1", "path": RECORDINGS}
     settings = config(".").model_dump(by_alias=True) | {"source": "dvc", "dvc": place}
     summary = ingest(type(config(".")).model_validate(settings), tmp_path / "out")
