@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,19 +182,29 @@ def results() -> None:
     click.echo("MLflow: make mlflow   Compare: dvc metrics diff, dvc plots diff")
 
 
+def _truth_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Say what predictions are held against."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option(
+            "--coarse",
+            type=click.Choice(["from-fine", "as-published"]),
+            default="from-fine",
+            show_default=True,
+            help="Coarse truth derived from the fine tags, or the CSV's own columns (faulty in 2019's file).",
+        ),
+        click.option("--level", type=click.Choice(["coarse", "fine"]), default="coarse", show_default=True),
+        click.option("--split", default="validate", show_default=True, help="Whose clips the predictions are of."),
+        click.option("--taxonomy", type=path, required=True, help="The data set's taxonomy YAML."),
+        click.option("--annotations", type=path, required=True, help="CSV in SONYC-UST's format."),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("predictions", type=click.Path(path_type=Path))
-@click.option("--annotations", type=click.Path(path_type=Path), required=True, help="CSV in SONYC-UST's format.")
-@click.option("--taxonomy", type=click.Path(path_type=Path), required=True, help="The data set's taxonomy YAML.")
-@click.option("--split", default="validate", show_default=True, help="Whose clips the predictions are of.")
-@click.option("--level", type=click.Choice(["coarse", "fine"]), default="coarse", show_default=True)
-@click.option(
-    "--coarse",
-    type=click.Choice(["from-fine", "as-published"]),
-    default="from-fine",
-    show_default=True,
-    help="Coarse truth derived from the fine tags, or the CSV's own columns (faulty in 2019's file).",
-)
+@_truth_options
 def score(predictions: Path, annotations: Path, taxonomy: Path, split: str, level: Any, coarse: Any) -> None:
     """Score any system's PREDICTIONS as DCASE 2019 Task 5 does.
 
@@ -519,3 +530,34 @@ def executorch(ctx: click.Context, to: Path, model: str | None) -> None:
             f"{to / name}: {(to / name).stat().st_size / 1000:.0f} kB, {program.delegated} of {count} operators in "
             f"XNNPACK, at most {program.max_difference:.1e} from PyTorch"
         )
+
+
+@main.command()
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@_truth_options
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    predictions: Path,
+    reference: Path,
+    annotations: Path,
+    taxonomy: Path,
+    split: str,
+    level: Any,
+    coarse: Any,
+) -> None:
+    """Compare two systems, or versions of the data, on the clips that both were evaluated on.
+
+    PREDICTIONS and REFERENCE are CSVs as `iusp score` takes them. Both are scored on the clips of the split that both
+    have, against the truth in the annotations. Prints JSON: the scores, and the difference in micro AUPRC, PREDICTIONS
+    minus REFERENCE, with its 95 % interval (low, high) and the share of resamples in which it is negative: a paired
+    bootstrap over clips, by params.yaml's `evaluation`.
+    """
+    from iusp.predictions import compare_files
+    from iusp.taxonomy import read_taxonomy
+
+    settings = _config(ctx).evaluation
+    files = predictions, reference, annotations, read_taxonomy(taxonomy)
+    result = compare_files(*files, split, level, coarse, settings.resamples, settings.seed)
+    click.echo(json.dumps(result, indent=2))

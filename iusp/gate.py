@@ -5,7 +5,7 @@ A version carries its measurements in `evaluation/`: `measurements.json`, its sc
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from iusp.config import Budgets, Evaluation, Floors, Gate, Regression, Share
 from iusp.config import Parity as ParityLimits
 from iusp.errors import InputError
-from iusp.metrics import bootstrap, interval, score, score_table
+from iusp.metrics import paired_difference, score, score_table
 from iusp.predictions import CLIP, read_predictions
 from iusp.taxonomy import Taxonomy
 
@@ -215,24 +215,13 @@ def judge(candidate: Evidence, champion: Evidence | None, gate: Gate, evaluation
 
 
 def compare(candidate: Evidence, champion: Evidence, evaluation: Evaluation) -> Comparison:
-    """Compare two versions by a paired bootstrap over the clips: both are scored on the same resamples."""
+    """Compare two versions by a paired bootstrap over the clips."""
     truth, scores = _arrays(candidate)
     others = champion.scores.loc[candidate.truth.index, list(candidate.truth)].to_numpy()
-    samples = [
-        bootstrap(truth, one, candidate.taxonomy, "coarse", evaluation.resamples, evaluation.seed).micro_auprc
-        for one in (scores, others)
-    ]
-    differences = samples[0] - samples[1]
-    low, high = interval(differences)
-    points = [score(truth, one, candidate.taxonomy, "coarse").micro_auprc for one in (scores, others)]
-    return Comparison(
-        champion=champion.version,
-        clips=len(truth),
-        difference=points[0] - points[1],
-        low=low,
-        high=high,
-        probability_worse=float(np.mean(differences < 0)),
+    difference = paired_difference(
+        truth, scores, others, candidate.taxonomy, "coarse", evaluation.resamples, evaluation.seed
     )
+    return Comparison(champion=champion.version, clips=len(truth), **asdict(difference))
 
 
 def _floors(candidate: Evidence, floors: Floors) -> Iterator[str]:

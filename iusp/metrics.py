@@ -65,6 +65,23 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Micro AUPRC of one system minus another's, on the same clips.
+
+    Attributes:
+        difference: on these clips.
+        low: lower end of its 95 % bootstrap interval over clips.
+        high: upper end.
+        probability_worse: share of the resamples in which the difference is negative.
+    """
+
+    difference: float
+    low: float
+    high: float
+    probability_worse: float
+
+
+@dataclass(frozen=True)
 class _Events:
     """Where one category's counts change as the threshold falls, by descending score.
 
@@ -155,6 +172,30 @@ def bootstrap(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level, re
         micro[resample] = _curve(pooled).area
         macro[resample] = np.mean([_curve(counts).area for counts in classwise])
     return Bootstrap(micro, macro)
+
+
+def paired_difference(
+    truth: Bools, scores: Floats, others: Floats, taxonomy: Taxonomy, level: Level, resamples: int, seed: int
+) -> Difference:
+    """Compare two systems by a paired bootstrap over the clips: both are scored on the same resamples.
+
+    Args:
+        truth: as of `score`.
+        scores: (N, tags) of the one system.
+        others: (N, tags) of the other, of the same clips in the same order.
+        taxonomy: categories and tags.
+        level: ``coarse`` or ``fine``.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: as of `score`.
+    """
+    points = [score(truth, one, taxonomy, level).micro_auprc for one in (scores, others)]
+    samples = [bootstrap(truth, one, taxonomy, level, resamples, seed).micro_auprc for one in (scores, others)]
+    differences = samples[0] - samples[1]
+    low, high = interval(differences)
+    return Difference(points[0] - points[1], low, high, float(np.mean(differences < 0)))
 
 
 def interval(samples: Floats) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from iusp.errors import InputError
 from iusp.files import atomic
 from iusp.labels import Coarse, derive_truth, read_annotations
-from iusp.metrics import Level, level_tags, score
+from iusp.metrics import Level, level_tags, paired_difference, score
 from iusp.taxonomy import Taxonomy
 
 CLIP = "audio_filename"
@@ -130,12 +130,7 @@ def score_file(
     Raises:
         InputError: a file cannot be used, the split has no truth of this level, or the clips of both files differ.
     """
-    truth = derive_truth(read_annotations(annotations, taxonomy), taxonomy, split, coarse)
-    if truth.empty:
-        raise InputError(f"{annotations}: split {split} has no agreed truth (annotator_id 0); choose another split")
-    tags = list(level_tags(taxonomy, level))
-    if lacking := [tag for tag in tags if tag not in truth]:
-        raise InputError(f"{annotations}: lacks {lacking[0]}_presence, which level {level} needs; choose another level")
+    truth = _read_truth(annotations, taxonomy, split, level, coarse)
     scores = read_predictions(predictions, taxonomy)
     differences = [
         f"{word} {len(clips)} ({', '.join(clips[:3])}{', …' if len(clips) > 3 else ''})"
@@ -150,7 +145,66 @@ def score_file(
             f"{predictions}: {' and '.join(differences)} of the {len(truth)} clips of split {split} in {annotations}; "
             "predict exactly that split"
         )
-    return asdict(score(truth[tags].to_numpy(), scores.loc[truth.index, tags].to_numpy(), taxonomy, level))
+    return asdict(score(truth.to_numpy(), scores.loc[truth.index, list(truth)].to_numpy(), taxonomy, level))
+
+
+def compare_files(
+    predictions: Path,
+    reference: Path,
+    annotations: Path,
+    taxonomy: Taxonomy,
+    split: str,
+    level: Level,
+    coarse: Coarse,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Score two predictions CSVs on the clips that both have, against the agreed truth of a split.
+
+    Args:
+        predictions: as `write_predictions` writes them.
+        reference: what they are compared with, likewise.
+        annotations: annotations CSV in SONYC-UST's format.
+        taxonomy: categories and tags.
+        split: whose annotator-0 rows are the truth.
+        level: ``coarse`` or ``fine``.
+        coarse: where coarse truth comes from, as in `iusp.labels.derive_truth`.
+        resamples: of the paired bootstrap.
+        seed: of the paired bootstrap.
+
+    Returns:
+        ``{"clips": {"compared", "split", "predictions", "reference"}, "predictions": …, "reference": …}`` with scores
+        as of `score_file`, and the fields of `iusp.metrics.Difference`: predictions minus reference.
+
+    Raises:
+        InputError: a file cannot be used, the split has no truth of this level, or they have no clip in common.
+    """
+    truth = _read_truth(annotations, taxonomy, split, level, coarse)
+    ours, others = (read_predictions(path, taxonomy) for path in (predictions, reference))
+    clips = [clip for clip in truth.index if clip in ours.index and clip in others.index]
+    if not clips:
+        raise InputError(
+            f"{predictions}: has no clip of split {split} in {annotations} in common with {reference}; compare "
+            "predictions of the same clips"
+        )
+    true = truth.loc[clips].to_numpy()
+    our_scores, other_scores = (table.loc[clips, list(truth)].to_numpy() for table in (ours, others))
+    return {
+        "clips": {"compared": len(clips), "split": len(truth), "predictions": len(ours), "reference": len(others)},
+        "predictions": asdict(score(true, our_scores, taxonomy, level)),
+        "reference": asdict(score(true, other_scores, taxonomy, level)),
+    } | asdict(paired_difference(true, our_scores, other_scores, taxonomy, level, resamples, seed))
+
+
+def _read_truth(annotations: Path, taxonomy: Taxonomy, split: str, level: Level, coarse: Coarse) -> pd.DataFrame:
+    """Return the agreed truth of a split's clips: the tags that the level compares, in order."""
+    truth = derive_truth(read_annotations(annotations, taxonomy), taxonomy, split, coarse)
+    if truth.empty:
+        raise InputError(f"{annotations}: split {split} has no agreed truth (annotator_id 0); choose another split")
+    tags = list(level_tags(taxonomy, level))
+    if lacking := [tag for tag in tags if tag not in truth]:
+        raise InputError(f"{annotations}: lacks {lacking[0]}_presence, which level {level} needs; choose another level")
+    return truth[tags]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -76,7 +76,8 @@ class Project:
         for name in ("config", ".gitignore"):
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
         (folder / "recordings").mkdir()
-        shutil.copy(ROOT / "recordings/README.md", folder / "recordings")
+        for name in (".gitignore", "README.md"):
+            shutil.copy(ROOT / "recordings" / name, folder / "recordings")
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.write_params(merged(params, SMALL) | {"students": STUDENTS})
 

@@ -13,7 +13,7 @@ from conftest import ROOT, Project, environment
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
 COMMANDS += ("models", "promote", "rollback", "history")
 COMMANDS += ("release", "fetch", "monitor")
-COMMANDS += ("tag", "executorch")
+COMMANDS += ("tag", "executorch", "compare")
 
 
 def iusp(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

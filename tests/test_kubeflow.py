@@ -250,6 +250,9 @@ def test_a_local_run_gives_the_digits_of_dvc(project: Project) -> None:
     for name in ("metrics.json", "features.json", "predictions/teacher.csv", "predictions/small-seed-1.csv"):
         ours = (project.folder / "reports/evaluation" / name).read_bytes()
         assert (written(project, "evaluation/evaluation") / name).read_bytes() == ours, name
+    for name in ("dataset.json", "index.parquet", "labels.parquet"):
+        ours = (project.folder / "data/dataset" / name).read_bytes()
+        assert (written(project, "dataset/dataset") / name).read_bytes() == ours
     for split in ("train", "validate", "test"):
         ours = (project.folder / f"data/features/{split}.npy").read_bytes()
         assert (written(project, "features/features") / f"{split}.npy").read_bytes() == ours
@@ -287,6 +290,14 @@ def test_mlflow_runs_hang_under_one_that_names_the_kubeflow_run(project: Project
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     registered = json.loads(written(project, "registration/registration").read_text())
     assert registered["run_id"] == parent.info.run_id
+    # The version of the data, as MLflow's runs of `dvc repro` name it, too: test_data_versions.py.
+    digest = json.loads((written(project, "dataset/dataset") / "dataset.json").read_text())["digest"]
+    assert parent.data.tags["iusp.data"] == digest
+    for name in ("dataset", "recordings"):
+        (artifact,) = json.loads(written(project, "dataset/executor_output.json").read_text())["artifacts"][name][
+            "artifacts"
+        ]
+        assert artifact["metadata"]["digest"] == digest
     challenger = client.get_model_version_by_alias("iusp-student", "challenger")
     assert int(challenger.version) == registered["versions"][registered["challenger"]]
 

@@ -6,8 +6,8 @@ import pytest
 
 import iusp
 from iusp.errors import InputError
-from iusp.metrics import score
-from iusp.predictions import read_predictions, score_file, write_predictions
+from iusp.metrics import interval, score
+from iusp.predictions import compare_files, read_predictions, score_file, write_predictions
 from iusp.taxonomy import read_taxonomy
 
 TAXONOMY = read_taxonomy(Path(iusp.__file__).with_name("taxonomy.yaml"))
@@ -146,3 +146,31 @@ def test_refuses_a_level_that_the_annotations_lack(path, annotations):
     write_predictions(path, CLIPS, random_scores(COARSE), COARSE)
     with pytest.raises(InputError, match="lacks 1-1_small-sounding-engine_presence, which level fine needs"):
         score_file(path, annotations, TAXONOMY, "validate", "fine", "as-published")
+
+
+def test_compares_on_the_clips_that_both_have(path, annotations):
+    """A twin that draws the shared clips again and again, and scores both systems on each draw."""
+    ours, others = (random_scores(COARSE, seed) for seed in (1, 2))
+    reference = path.with_name("reference.csv")
+    write_predictions(path, [*CLIPS[:10], "new.wav"], ours[:11], COARSE)
+    write_predictions(reference, CLIPS[:2:-1], others[:2:-1], COARSE)
+    result = compare_files(path, reference, annotations, TAXONOMY, "validate", "coarse", "as-published", 30, 5)
+
+    table = pd.read_csv(annotations).head(12)
+    truth = table[[f"{tag}_presence" for tag in COARSE]].to_numpy(bool)[3:10]
+    pair = ours[3:10], others[3:10]
+    assert result["clips"] == {"compared": 7, "split": 12, "predictions": 11, "reference": 9}
+    scored = [score(truth, one, TAXONOMY, "coarse") for one in pair]
+    assert [result[name]["macro_auprc"] for name in ("predictions", "reference")] == [one.macro_auprc for one in scored]
+    assert result["difference"] == scored[0].micro_auprc - scored[1].micro_auprc
+    generator, differences = np.random.default_rng(5), []
+    for _ in range(30):
+        drawn = generator.integers(7, size=7)
+        first, second = (score(truth[drawn], one[drawn], TAXONOMY, "coarse").micro_auprc for one in pair)
+        differences.append(first - second)
+    assert (result["low"], result["high"]) == interval(np.array(differences))
+    assert result["probability_worse"] == np.mean(np.array(differences) < 0)
+
+    write_predictions(reference, ["new.wav"], others[:1], COARSE)
+    with pytest.raises(InputError, match=r"has no clip of split validate .* in common with .*reference\.csv"):
+        compare_files(path, reference, annotations, TAXONOMY, "validate", "coarse", "from-fine", 30, 5)
