@@ -9,6 +9,7 @@ are what the history says; if it is killed before, the next command does that.
 
 import getpass
 import os
+import random
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,12 +24,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from iusp.config import Evaluation, Gate
 from iusp.errors import InputError
 from iusp.gate import Evidence, Verdict, judge, read_evidence
-from iusp.registry import EVALUATION, Registry, fetch_artifacts
+from iusp.registry import EVALUATION, Registry, UncertainError, fetch_artifacts, uncertain
 
 CHAMPION, PREVIOUS = "champion", "previous_champion"
 TAG = "iusp.promotion"
 LONGEST_REASON = 1000
-ATTEMPTS = 20
+PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds, before MLflow is asked again
 
 
 class Change(BaseModel):
@@ -179,13 +180,31 @@ def settle(registry: Registry) -> bool:
 
     Several processes may do so at once. Whoever writes an alias last reads the history after that, and writes again if
     it has gone on: when all are done, the aliases are those of the newest entry.
+
+    Raises:
+        InputError: MLflow failed again and again; the next command will do it.
     """
     written = False
+    pauses = iter(PAUSES)
     while wrong := unsettled(registry, read_history(registry)):
-        for alias, version in wrong.items():
-            registry.point(alias, version)
-        written = True
+        try:
+            with uncertain():
+                for alias, version in wrong.items():
+                    registry.point(alias, version)
+            written = True
+        except UncertainError as error:
+            pause = next(pauses, None)
+            if pause is None:
+                raise InputError(
+                    f"{error}; the history is as it should be, the next promotion sets its aliases"
+                ) from None
+            _wait(pause)
     return written
+
+
+def _wait(pause: float) -> None:
+    """Wait about as long as that, so that not all who wait try again at once."""
+    time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
 
 
 def user() -> str:
@@ -321,26 +340,48 @@ def _change(
         verdict=verdict,
     )
     description = f"{action} {change.before or 'none'} → {version} by {change.who}{why and f': {why}'}"
-    appended = False
-    for attempt in range(ATTEMPTS):
-        now = read_history(registry)
-        if after := next((entry for entry in now.entries if entry.change.follows == change.follows), None):
-            registry.remove([number for number in _numbers(registry, change.id) if number != after.number])
-            if after.change.id == change.id:
-                settle(registry)
-                return Outcome(version, entry=after, verdict=verdict, repaired=repaired)
-            reason = (
-                f"meanwhile {after.change.who} made version {after.change.champion} the champion "
-                f"(entry {after.number} of iusp history); look, and decide again"
-            )
-            return Outcome(now.champion, [reason], verdict=verdict, repaired=repaired)
-        if not appended:
-            registry.append(version, TAG, change.model_dump_json(), description)
-            appended = True
-        else:
-            # What was written is not to be seen: a database that is read from a replica lags behind.
-            time.sleep(0.1 * attempt)
-    raise InputError(f"{registry.log_name}: what was written cannot be read; look at iusp history before you try again")
+    now, after = _record(registry, change, description)
+    if after.change.id == change.id:
+        settle(registry)
+        return Outcome(version, entry=after, verdict=verdict, repaired=repaired)
+    reason = (
+        f"meanwhile {after.change.who} made version {after.change.champion} the champion "
+        f"(entry {after.number} of iusp history); look, and decide again"
+    )
+    return Outcome(now.champion, [reason], verdict=verdict, repaired=repaired)
+
+
+def _record(registry: Registry, change: Change, description: str) -> tuple[History, Entry]:
+    """Append a change to the log, unless another one that follows the same entry is there.
+
+    Whatever MLflow answers, the history is read afterwards, and says what came of it. Of what was written although it
+    seemed not to be, the first counts, and what does not count is removed.
+
+    Returns:
+        The history, and the entry of it that follows what `change` does: its own, or of whoever was faster.
+
+    Raises:
+        InputError: that cannot be found out.
+    """
+    appended, failure = False, "what was written cannot be read"
+    for pause in (*PAUSES, None):
+        try:
+            with uncertain():
+                now = read_history(registry)
+                if after := next((entry for entry in now.entries if entry.change.follows == change.follows), None):
+                    registry.remove([number for number in _numbers(registry, change.id) if number != after.number])
+                    return now, after
+                # Not once more if it was written and is not to be seen: a database that is read from a replica lags
+                # behind. And not at last, when nobody would look any more.
+                if pause and not appended:
+                    registry.append(change.champion, TAG, change.model_dump_json(), description)
+                    appended = True
+                    continue
+        except UncertainError as error:
+            failure = str(error)
+        if pause:
+            _wait(pause)
+    raise InputError(f"{registry.log_name}: {failure}; look at iusp history before you try again")
 
 
 def _numbers(registry: Registry, change_id: str) -> list[int]:

@@ -1,9 +1,8 @@
 """The MLflow model registry: every student is a version of one registered model."""
 
-import random
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +15,10 @@ from mlflow.exceptions import MlflowException
 
 from iusp.errors import InputError
 from iusp.files import digest, sha256
-from iusp.tracking import connect, readable_errors
+from iusp.tracking import connect, one_line, readable_errors
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT, EVALUATION = "student", "evaluation"
-ATTEMPTS = 6  # to write while many do
 
 
 def register(client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, Any]) -> int:
@@ -98,6 +96,28 @@ class Record:
     content: str
 
 
+class UncertainError(Exception):
+    """MLflow failed in a way that leaves open whether it did what it was asked to."""
+
+
+@contextmanager
+def uncertain() -> Iterator[None]:
+    """Tell the failures of MLflow after which one has to look what was done, and may try again.
+
+    They are a database that was locked; others that were faster (each time that MLflow tried the next version's number,
+    or with the same alias, which two cannot insert); an answer that was lost, or is one of the server's 5xx.
+
+    Raises:
+        UncertainError: instead of these; others pass through.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "BAD_REQUEST"):
+            raise
+        raise UncertainError(one_line(error)) from None
+
+
 class Registry:
     """The registered model as promotion sees it: versions, aliases, and a log.
 
@@ -106,7 +126,7 @@ class Registry:
     comes first, whoever looks; n + 1 is given only when n can be seen; and a version, once created with its tags in one
     transaction, is there or is not.
 
-    MLflow's errors pass through: see `iusp.tracking.readable_errors`.
+    MLflow's errors pass through: see `iusp.tracking.readable_errors`, and `uncertain`.
     """
 
     def __init__(self, model_name: str, client: MlflowClient | None = None) -> None:
@@ -168,19 +188,13 @@ class Registry:
     def append(self, version: int, tag: str, content: str, description: str) -> None:
         """Append an entry about a version to the log; it is there twice if an answer was lost on the way."""
         _create(self.client, self.log_name, f"Who promoted which version of {self.model_name}, written by iusp promote")
-        source = f"models:/{self.model_name}/{version}"
-        for attempt in range(ATTEMPTS):
-            try:
-                self.client.create_model_version(
-                    self.log_name, source, tags={tag: content}, description=description, await_creation_for=0
-                )
-            except MlflowException as error:
-                # The database was locked, or others were faster each time that MLflow tried the next number.
-                if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR") or attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311 (so that not all try at once)
-            else:
-                return
+        self.client.create_model_version(
+            self.log_name,
+            f"models:/{self.model_name}/{version}",
+            tags={tag: content},
+            description=description,
+            await_creation_for=0,
+        )
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Remove entries from the log; their numbers are not given again."""

@@ -65,9 +65,13 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ModuleNotFoundError) as error:
-        # A URI may hold a password, and MLflow repeats it.
-        message = re.sub(r"//\S*@", "//", f"MLflow at {tracking_uri()}: {' '.join(str(error).split())}")
-        raise InputError(f"{message[:300]}; check MLFLOW_TRACKING_URI") from None
+        raise InputError(f"{one_line(error)}; check MLFLOW_TRACKING_URI") from None
+
+
+def one_line(error: Exception) -> str:
+    """Return what MLflow or its database said, after the server's address, without a password."""
+    # A URI may hold one, and MLflow repeats it.
+    return re.sub(r"//\S*@", "//", f"MLflow at {tracking_uri()}: {' '.join(str(error).split())}")[:300]
 
 
 def _git_commit() -> str | None:

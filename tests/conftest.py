@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import forked
 import hypothesis
 import pytest
 import s3_servers
 import yaml
+from filelock import FileLock
 
 # A busy machine is no failure, and a failure must be one for everybody.
 hypothesis.settings.register_profile("iusp", deadline=None, derandomize=True)
@@ -43,6 +45,16 @@ STUDENTS = {
     "other": {"architecture": "cnn_lstm", "parameters": 2500, "method": "sp+kd", "seeds": [0]},
 }
 
+STEPS = [
+    ("dataset",),
+    ("features",),
+    ("teacher",),
+    ("student", "small"),
+    ("student", "other"),
+    ("evaluation",),
+    ("registration",),
+]
+
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | {
@@ -67,6 +79,8 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if folder.exists():
+            return
         folder.mkdir()
         for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, folder)
@@ -90,7 +104,10 @@ class Project:
     def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
         # The copy's own iusp is imported, so that a test may edit a module.
         env = environment() | {"PYTHONPATH": str(self.folder)} | extra
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+        if command[0] == "iusp":
+            done = forked.run(command, self.folder, env)
+        else:
+            done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -98,6 +115,21 @@ class Project:
         self.run("git", "init", "--quiet")
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", "begin")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose steps have run without DVC; only to be read, as all of pytest's processes share it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    shared.mkdir(exist_ok=True)
+    with FileLock(shared / "lock"):
+        project = Project(shared / "project")
+        if not (shared / "done").exists():
+            for step in STEPS:
+                project.run("iusp", *step)
+            (shared / "done").touch()
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -124,11 +124,12 @@ class Fault:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to a server, and tells of those for objects.
+    """Passes requests on to a server (of S3, or MLflow's), and tells of those for objects.
 
     Attributes:
-        fault: asked with the object's key, empty for a listing, after `PUT ` where it is to be written, and how many
-            such requests came before; a Fault or None. It may wait: the server is asked afterwards.
+        fault: asked with the object's key, empty for a listing, after `PUT ` where it is to be written (or `POST `, for
+            MLflow), and how many such requests came before; a Fault or None. It may wait: the server is asked
+            afterwards.
         requests: what the fault was asked with, in order.
     """
 
@@ -175,6 +176,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._answer("PUT ")
+
+    def do_POST(self) -> None:
+        self._answer("POST ")
+
+    def do_DELETE(self) -> None:
+        self._answer("DELETE ")
 
     def do_GET(self) -> None:
         self._answer("")

@@ -14,18 +14,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import STUDENTS, Project, environment
+from conftest import STEPS, STUDENTS, Project, environment
 from mlflow import MlflowClient
 
-STEPS = [
-    ("dataset",),
-    ("features",),
-    ("teacher",),
-    ("student", "small"),
-    ("student", "other"),
-    ("evaluation",),
-    ("registration",),
-]
 # Measured, named by MLflow, or made from such.
 NOT_REPRODUCED = {"latency.json", "measurements.json", "comparison.md", "report.html", "registration.json"}
 NOT_REPRODUCED |= {"MLmodel"}
@@ -198,18 +189,6 @@ def test_an_experiment_with_another_method(project: Project) -> None:
     assert "validate_micro_auprc" in plots
     project.run("git", "checkout", "--quiet", ".")
     project.run("dvc", "checkout")
-
-
-def run_steps(project: Project, steps: list[tuple[str, ...]] = STEPS) -> None:
-    for step in steps:
-        project.run("iusp", *step)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("undisturbed") / "project")
-    run_steps(project)
-    return project
 
 
 def test_two_runs_give_the_same_bytes(project: Project, undisturbed: Project) -> None:

@@ -16,7 +16,7 @@ from evidence import EVALUATION, GATE, register_version, register_versions, writ
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from promotion_race import kill, race_twice
-from s3_servers import free_port
+from s3_servers import Fault, Proxy, free_port, proxying
 
 from iusp.cli import main
 from iusp.config import load
@@ -236,6 +236,93 @@ def test_a_killed_promotion_is_there_or_not_and_the_next_command_puts_the_aliase
     assert ("the aliases were not where the history says; they are now" in again.stderr) == wrong
     assert registry.aliases() == {"champion": two, "previous_champion": one}
     assert champions(registry) == [(None, one), (one, two)]
+
+
+APPEND, POINT = (f"POST api/2.0/mlflow/{path}" for path in ("model-versions/create", "registered-models/alias"))
+
+
+@pytest.fixture
+def unreliable(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Registry, Proxy]]:
+    """A registry whose server's answers may be lost, with two versions, of which the first is the champion."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("iusp.promotion.PAUSES", (0.01,) * 3)
+    with proxying(server) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.address)
+        registry = Registry(tmp_path.name)
+        one, _ = register_versions(registry, tmp_path, [GOOD, BETTER])
+        promote(registry, one, GATE, EVALUATION)
+        proxy.requests.clear()
+        yield registry, proxy
+
+
+def logged(registry: Registry) -> list[int]:
+    """What is in the log, the same as what counts."""
+    numbers = [record.number for record in registry.log(TAG)]
+    assert numbers == [entry.number for entry in read_history(registry).entries]
+    return numbers
+
+
+@pytest.mark.parametrize("what", [APPEND, POINT])
+@pytest.mark.parametrize("late", [False, True], ids=["not done", "done"])
+def test_a_promotion_whose_answer_is_lost_counts_once(
+    unreliable: tuple[Registry, Proxy], what: str, late: bool
+) -> None:
+    registry, proxy = unreliable
+    proxy.fault = lambda key, before: Fault(500, late) if key == what and before < 2 else None
+    done = promote(registry, 2, GATE, EVALUATION)
+    assert done.entry
+    assert not done.reasons
+    assert champions(registry) == [(None, 1), (1, 2)]
+    assert registry.aliases() == {"champion": 2, "previous_champion": 1}
+    # Where it had been recorded, it was found, not written again.
+    assert proxy.requests.count(APPEND) == (1 if what == POINT or late else 3)
+    assert len(logged(registry)) == 2
+
+
+def test_whoever_was_slower_is_told_so_though_their_answer_is_lost(
+    unreliable: tuple[Registry, Proxy], server: str, tmp_path: Path
+) -> None:
+    registry, proxy = unreliable
+    (three,) = register_versions(registry, tmp_path / "third", [0.2])
+
+    def fault(key: str, before: int) -> Fault | None:
+        if key == APPEND:
+            # Somebody else is faster; this one is recorded after that, and cannot count.
+            promote(Registry(registry.model_name, MlflowClient(server)), three, GATE, EVALUATION)
+            return Fault(502, late=True)
+        return None
+
+    proxy.fault = fault
+    told = promote(registry, 2, GATE, EVALUATION)
+    assert told.entry is None
+    assert told.champion == three
+    (reason,) = told.reasons
+    assert reason.startswith(f"meanwhile rao made version {three} the champion (entry 2 of iusp history)")
+    assert champions(registry) == [(None, 1), (1, three)]
+    assert len(logged(registry)) == 2
+
+
+def test_a_server_that_goes_on_failing_is_one_line_and_nothing_is_recorded(
+    unreliable: tuple[Registry, Proxy],
+) -> None:
+    registry, proxy = unreliable
+    proxy.fault = lambda key, before: Fault(500) if key == APPEND else None
+    with pytest.raises(InputError) as refused:
+        promote(registry, 2, GATE, EVALUATION)
+    assert str(refused.value).startswith(f"{registry.log_name}: MLflow at {proxy.address}: ")
+    assert str(refused.value).endswith("look at iusp history before you try again")
+    assert "\n" not in str(refused.value)
+    assert proxy.requests.count(APPEND) == 3
+    assert champions(registry) == [(None, 1)]
+    proxy.fault = lambda key, before: Fault(500) if key == POINT else None
+    with pytest.raises(InputError, match="the history is as it should be, the next promotion sets its aliases"):
+        promote(registry, 2, GATE, EVALUATION)
+    assert registry.aliases() == {"champion": 1}
+    proxy.fault = lambda key, before: None
+    assert promote(registry, 2, GATE, EVALUATION).repaired
+    assert registry.aliases() == {"champion": 2, "previous_champion": 1}
+    assert champions(registry) == [(None, 1), (1, 2)]
+    assert len(logged(registry)) == 2
 
 
 def test_an_alias_that_somebody_moved_is_reported_and_put_back(registry: Registry, tmp_path: Path) -> None:

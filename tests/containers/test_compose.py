@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 from docker_engine import ROOT, Engine, build_stand_ins
+from promotion_race import race_twice
 
 pytestmark = pytest.mark.containers
 
@@ -99,16 +101,17 @@ def stack(engine: Engine, light: str, settings: dict[str, str]) -> Iterator[dict
         compose(environment, "down", "--volumes", "--timeout", "5")
 
 
-def test_runs_outlive_the_stack(engine: Engine, stack: dict[str, str]) -> None:
-    def up() -> None:
-        done = compose(stack, "up", "--detach")
-        assert done.returncode == 0, done.stdout + done.stderr
-        name = compose(stack, "ps", "--quiet", "mlflow").stdout.strip()
-        end = time.monotonic() + 180
-        while engine.docker("inspect", "--format", "{{.State.Health.Status}}", name).strip() != "healthy":
-            assert time.monotonic() < end, engine.docker("logs", name, check=False)[-3000:]
-            time.sleep(1)
+def up(engine: Engine, stack: dict[str, str]) -> None:
+    done = compose(stack, "up", "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = compose(stack, "ps", "--quiet", "mlflow").stdout.strip()
+    end = time.monotonic() + 180
+    while engine.docker("inspect", "--format", "{{.State.Health.Status}}", name).strip() != "healthy":
+        assert time.monotonic() < end, engine.docker("logs", name, check=False)[-3000:]
+        time.sleep(1)
 
+
+def test_runs_outlive_the_stack(engine: Engine, stack: dict[str, str]) -> None:
     def python(script: str, *arguments: str) -> str:
         client = {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{stack['MLFLOW_PORT']}",
@@ -119,11 +122,16 @@ def test_runs_outlive_the_stack(engine: Engine, stack: dict[str, str]) -> None:
             command, env=os.environ | client, stdout=subprocess.PIPE, text=True, check=True, timeout=120
         ).stdout
 
-    up()
+    up(engine, stack)
     run, artifacts = json.loads(python(MLFLOW).splitlines()[-1])
     # Through MLflow: the client has no key and does not know where they lie.
     assert artifacts.startswith("mlflow-artifacts:/")
     # The database outlives its container. (The S3 stand-in keeps nothing, so it goes on.)
     assert compose(stack, "rm", "--stop", "--force", "mlflow", "postgres").returncode == 0
-    up()
+    up(engine, stack)
     assert python(READ, run).splitlines()[-1] == "0.5 kept"
+
+
+def test_twenty_promotions_at_once_on_postgres(engine: Engine, stack: dict[str, str], tmp_path: Path) -> None:
+    up(engine, stack)
+    race_twice(f"http://127.0.0.1:{stack['MLFLOW_PORT']}", tmp_path)
