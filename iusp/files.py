@@ -78,8 +78,9 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
         if output.exists():
             output.replace(replaced)
         arriving.replace(output)
-        for done in (replaced, folder):
-            shutil.rmtree(done, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if elsewhere:
+            shutil.rmtree(folder)
 
 
 @contextmanager
