@@ -12,8 +12,11 @@ from mlflow.types import Schema, TensorSpec
 
 from iusp import models
 from iusp.config import Features
+from iusp.files import check_room
 from iusp.log_mel import frame_count
 from iusp.models.layers import Probabilities
+
+SPARE_BYTES = 2**22  # for an exported program, besides its weights
 
 
 def export(student: Path, output: Path) -> None:
@@ -36,6 +39,8 @@ def export(student: Path, output: Path) -> None:
     # MLflow explains itself at length to people who log models by hand.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="No complete tensor found")  # PyTorch, about exporting an LSTM
+    # Where the disk gets full, PyTorch's writer ends the process.
+    check_room(output.parent, 2 * (student / "weights.safetensors").stat().st_size + SPARE_BYTES)
     mlflow.pytorch.save_model(
         Probabilities(network).eval(),
         output,

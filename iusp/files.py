@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,6 +93,15 @@ def _named(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise what a write of `size` bytes raises where the disk lacks room; the folder is made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _named(folder), tempfile.TemporaryFile(dir=folder) as stream:
+        stream.write(bytes(size))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 @contextmanager
