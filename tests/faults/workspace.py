@@ -186,14 +186,14 @@ def registered(uri: str) -> dict[str, Any]:
     }
     assert len(found) == len(runs), "a run is there twice"
     versions = {
-        version.version: {
+        int(version.version): {
             "run": names[version.run_id],
             "tags": {name: value for name, value in version.tags.items() if not name.startswith("latency_ms")},
-            "aliases": version.aliases,
         }
         for version in client.search_model_versions("name = 'iusp-student'")
     }
-    return {"runs": found, "versions": versions}
+    aliases = client.get_registered_model("iusp-student").aliases
+    return {"runs": found, "versions": versions, "aliases": {name: int(version) for name, version in aliases.items()}}
 
 
 def _artifacts(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int]]:
