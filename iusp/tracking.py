@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from iusp import __version__
@@ -49,17 +50,18 @@ def connect() -> MlflowClient:
     """Return a client of the tracking server."""
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
-        _create_database(Path(uri.removeprefix("sqlite:///")))
+        _create_database(make_url(uri))
     return MlflowClient(uri)
 
 
-def _create_database(path: Path) -> None:
+def _create_database(url: URL) -> None:
     """Let MLflow make a new database under another name: killed amid that, it could never open it again."""
-    if path.exists():
+    path = Path(url.database or ":memory:")
+    if path.exists() or not path.parent.is_dir() or str(path).startswith((":memory:", "file:")):
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+        MlflowClient(str(url.set(database=str(temporary)))).search_experiments(max_results=1)
         try:
             os.link(temporary, path)
         except FileExistsError:

@@ -47,6 +47,7 @@ def test_a_step_killed_at_random_ends_with_the_same_bytes(
                 kills += 1
                 is_never_half(project, whole, step)
             else:  # it was faster than it had been undisturbed
+                assert process.returncode == 0
                 project = copied(whole, tmp_path / f"{number}", step)
         killed += kills
         project.run(*COMMANDS[step])
@@ -78,6 +79,7 @@ def test_dvc_repro_killed_in_every_stage_ends_with_the_same_bytes(
         await_work(process, step)
         time.sleep(chance.uniform(0, seconds[step]))
         killed += kill(process)
+        assert process.returncode in (-signal.SIGKILL, 0)
     project.run("dvc", "repro")
     assert contents(project.folder) == contents(whole.folder)
     assert database(project) == database(whole)

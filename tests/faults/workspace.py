@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "evaluation": {"resamples": 20, "pictured_clips": 1},
 }
 STUDENTS = {"small": {"architecture": "plain", "parameters": 2500, "method": "iusp+kd", "seeds": [0, 1]}}
+# Files of which `unrepeated` leaves something out.
 UNREPEATED = (
     "latency.json",
     "measurements.json",
@@ -86,7 +87,7 @@ def copied(undisturbed: Project, folder: Path, step: str) -> Project:
 
 
 def start(project: Project, *command: str, **extra: str) -> "subprocess.Popen[str]":
-    """Start a command in a process group of its own; its output is lost."""
+    """Start a command in a process group of its own."""
     return subprocess.Popen(
         command,
         cwd=project.folder,
