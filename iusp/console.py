@@ -1,5 +1,6 @@
 """What the command line and a cluster's pods show people: progress, and errors in one line."""
 
+import errno
 import json
 import shutil
 import sys
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from iusp.registry import RegisteredVersion, Registry
     from iusp.tracking import Tracker
 
+ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room and run again, it goes on where it was")
+ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "; let this user write there")
+
 
 @contextmanager
 def readable_failures() -> Iterator[None]:
@@ -41,10 +45,13 @@ def readable_failures() -> Iterator[None]:
         reason = "a worker process was killed, perhaps for want of memory; run again, it goes on where it was"
     except BrokenPipeError:  # the reader of our output has gone: click ends quietly
         raise
+    except shutil.Error as error:  # of a folder's copy: a list of what went wrong
+        _, target, why = error.args[0][0]
+        reason = f"{target}: {why}"
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        reason = f"{error.filename or 'disk'}: {error.strerror}"
+        reason = f"{error.filename2 or error.filename or 'disk'}: {error.strerror}{ADVICE.get(error.errno or 0, '')}"
     click.echo(f"iusp: {reason}", err=True)
     sys.exit(2)
 

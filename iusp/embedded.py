@@ -9,6 +9,7 @@ A clip depends on (seed, split, number) alone, so any clip can be made on its ow
 
 import csv
 import importlib.resources
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -171,8 +172,10 @@ def _write_clips(audio: Path, seed: int, split: str, numbers: range) -> list[lis
         path = audio / _file_name(split, number)
         if not path.exists():
             pcm = np.rint(scene(seed, split, number).samples * np.iinfo(np.int16).max).astype(np.int16)
-            with atomic(path) as temporary:
-                soundfile.write(temporary, pcm, SAMPLE_RATE, format="FLAC", compression_level=FLAC_COMPRESSION)
+            encoded = io.BytesIO()
+            soundfile.write(encoded, pcm, SAMPLE_RATE, format="FLAC", compression_level=FLAC_COMPRESSION)
+            with atomic(path) as temporary:  # not by libsndfile itself, which doesn't say that the disk is full
+                temporary.write_bytes(encoded.getbuffer())
     return [_rows(seed, split, number) for number in numbers]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,15 @@ def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
     if packed.dtype != np.float16 or packed.shape[: len(shape)] != shape:
         raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not float16 {shape}; run its step again")
     return packed
+
+
+def write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begin a packed float16 file of a shape, whose numbers are to be written after it, row by row.
+
+    Not mapped into memory: on a full disk, writing there ends the process, without a word.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
 
 
 @dataclass(frozen=True)

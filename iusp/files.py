@@ -1,11 +1,13 @@
 """Writing files so that a half-written one never looks whole, and naming contents by their digest."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
+        with _named(path):
+            yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -44,29 +47,73 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
 
     IUSP_WORK names another place for such folders, by IUSP_EXECUTION: on a cluster, what lies beside the output is lost
     with the pod. Other pods work there too, so nothing of another key is removed.
+
+    Raises:
+        InputError: another process works on the same output.
     """
     elsewhere = os.environ.get("IUSP_WORK")
     parent = Path(elsewhere) / os.environ.get("IUSP_EXECUTION", "") if elsewhere else output.parent
     folder = parent / f".{output.name}.work-{key[:16]}"
-    if not elsewhere:
-        for stale in parent.glob(f".{output.name}.work-*"):
-            if stale != folder:
-                shutil.rmtree(stale)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.rglob(".*.part"):
-        leftover.unlink()
-    yield folder
-    if output.exists():
-        shutil.rmtree(output)
-    if elsewhere:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        arriving = output.with_name(f".{output.name}.part")
-        shutil.rmtree(arriving, ignore_errors=True)
-        shutil.copytree(folder, arriving)
+    with ExitStack() as locks:
+        locks.enter_context(_alone(folder))
+        if not elsewhere:
+            for stale in parent.glob(f".{output.name}.work-*"):
+                if stale != folder:
+                    locks.enter_context(_alone(stale))
+                    shutil.rmtree(stale)
+        for leftover in folder.rglob(".*.part"):
+            leftover.unlink()
+        with _named(folder):
+            yield folder
+        arriving = folder
+        if elsewhere:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            arriving = output.with_name(f".{output.name}.part")
+            shutil.rmtree(arriving, ignore_errors=True)
+            shutil.copytree(folder, arriving)
+        # Moved aside first: a kill amid the removal would leave half of it, under its name.
+        replaced = output.with_name(f".{output.name}.work-replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if output.exists():
+            output.replace(replaced)
         arriving.replace(output)
-        shutil.rmtree(folder)
-    else:
-        folder.replace(output)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if elsewhere:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say in the error what could not be written: of a full disk, the system doesn't."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes off a folder; the lock ends with the process, however that ends."""
+    busy = InputError(f"{folder}: another run of this step is at work there; run again when it has ended")
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # the other run has just ended
+        raise busy from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            pass  # a file system without locks
+        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise busy
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

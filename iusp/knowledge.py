@@ -21,13 +21,13 @@ without any sign of it.
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -39,7 +39,7 @@ from iusp.distillation.fitnet import hints
 from iusp.distillation.similarity import gram, pooled_frames, pooled_gram
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
-from iusp.features import open_packed
+from iusp.features import open_packed, write_header
 from iusp.files import digest, read_json, sha256, write_json
 from iusp.maps import frames, pooled
 from iusp.models.layers import Tagger
@@ -89,18 +89,17 @@ def write_knowledge(
         partial = folder / "part"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        packed: dict[str, np.memmap[Any, np.dtype[np.float16]]] = {}
-        for start in range(0, len(clips), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(clips)))
-            log_mel, _, _ = augment(view, clips, rows, fill)
-            for name, tensor in ask(teacher, log_mel.to(device), names).items():
-                if name not in packed:
-                    shape = (len(clips), *tensor.shape[1:])
-                    packed[name] = open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
-                packed[name][rows] = tensor.cpu().numpy()
-            progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
-        for array in packed.values():
-            array.flush()
+        with ExitStack() as stack:
+            packed: dict[str, BinaryIO] = {}
+            for start in range(0, len(clips), BATCH):
+                rows = np.arange(start, min(start + BATCH, len(clips)))
+                log_mel, _, _ = augment(view, clips, rows, fill)
+                for name, tensor in ask(teacher, log_mel.to(device), names).items():
+                    if name not in packed:
+                        packed[name] = stack.enter_context((partial / f"{name}.npy").open("wb"))
+                        write_header(packed[name], (len(clips), *tensor.shape[1:]))
+                    packed[name].write(tensor.cpu().numpy().astype(np.float16).tobytes())
+                progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
         finished.parent.mkdir(exist_ok=True)
         partial.rename(finished)
     write_json(

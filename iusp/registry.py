@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,17 +38,25 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     files = [extra / "weights.safetensors", extra / "config.json", *sorted((model / "device").glob("*.onnx"))]
     identity = digest([sha256(path) for path in files])
     _create(client, model_name, "Students distilled for urban sound tagging (iusp)")
-    found = client.search_model_versions(f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'")
+    same = f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'"
+    found = client.search_model_versions(same, order_by=["version_number ASC"])
+    described = {DIGEST_TAG: identity} | {name: str(value) for name, value in tags.items()}
     if found:
-        version = max(found, key=lambda one: int(one.version))
+        version = found[0]
         if (model / EVALUATION).is_dir():  # what is measured may be measured anew, like the tags
             client.log_artifacts(str(version.run_id), str(model / EVALUATION), f"{ARTIFACT}/{EVALUATION}")
+        for name, value in described.items():
+            client.set_model_version_tag(model_name, version.version, name, value)
     else:
         client.log_artifacts(run_id, str(model), ARTIFACT)
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
-        version = client.create_model_version(model_name, source, run_id, tags={DIGEST_TAG: identity})
-    for name, value in tags.items():
-        client.set_model_version_tag(model_name, version.version, name, str(value))
+        # After its files, and with its tags in one transaction: a version that is there is whole.
+        client.create_model_version(model_name, source, run_id, tags=described)
+        # Another process made one at once, or an answer was lost and MLflow's client asked again: the first counts.
+        version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
+        for double in doubles:
+            with suppress(MlflowException):  # the other process was faster here, too
+                client.delete_model_version(model_name, double.version)
     return int(version.version)
 
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from iusp.config import Settings
@@ -47,7 +48,28 @@ def tracking_uri() -> str:
 
 def connect() -> MlflowClient:
     """Return a client of the tracking server."""
-    return MlflowClient(tracking_uri())
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        _create_database(make_url(uri))
+    return MlflowClient(uri)
+
+
+def _create_database(url: URL) -> None:
+    """Let MLflow make a new database under another name: killed amid that, it could never open it again."""
+    path = Path(url.database or ":memory:")
+    if path.exists() or not path.parent.is_dir() or str(path).startswith((":memory:", "file:")):
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        MlflowClient(str(url.set(database=str(temporary)))).search_experiments(max_results=1)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass  # another process was faster
+        except OSError:  # a file system without links
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def execution_name(settings: Mapping[str, Any], data: str) -> str:
@@ -107,9 +129,19 @@ class StepRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log nested settings under dotted names."""
-        new = [Param(name, value) for name, value in _flat(values).items() if name not in self._params]
-        self._client.log_batch(self.run_id, params=new)
-        self._params = self._params | {param.key: param.value for param in new}
+        flat = _flat(values)
+        try:
+            new = [Param(name, value) for name, value in flat.items() if name not in self._params]
+            self._client.log_batch(self.run_id, params=new)
+        except MlflowException:
+            known = self._client.get_run(self.run_id).data.params
+            if known == self._params:
+                raise
+            # Another process logged some of them in this moment.
+            self._params = known
+            self.params(values)
+        else:
+            self._params |= {param.key: param.value for param in new}
 
     def row(self, row: Mapping[str, float]) -> None:
         """Log one epoch of a training record, unless it is there already."""
@@ -206,7 +238,11 @@ class Tracker:
 
     def _find(self, step: str) -> Run | None:
         named = f"tags.`{EXECUTION_TAG}` = '{self.execution}' and tags.`{STEP_TAG}` = '{step}'"
-        found = self.client.search_runs([self.experiment_id], named, max_results=1)
+        found = self.client.search_runs([self.experiment_id], named, order_by=["attributes.start_time ASC"])
+        # Two processes made it at once, or an answer was lost and MLflow's client asked again: the oldest counts.
+        for double in found[1:]:
+            with suppress(MlflowException):  # the other process was faster here, too
+                self.client.delete_run(double.info.run_id)
         return found[0] if found else None
 
     def _find_or_create(self, step: str, name: str, parent: str | None) -> StepRun:
@@ -214,8 +250,10 @@ class Tracker:
         tags = {EXECUTION_TAG: self.execution, STEP_TAG: step}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
-        run = found or self.client.create_run(self.experiment_id, run_name=name, tags=tags)
-        return StepRun(self.client, run)
+        if not found:
+            made = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+            found = self._find(step) or made
+        return StepRun(self.client, found)
 
     @contextmanager
     def step(self, name: str) -> Iterator[StepRun]:

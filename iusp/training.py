@@ -325,17 +325,19 @@ def train(
             state.best_epoch, state.best_score = epoch, row["validate_micro_auprc"]
         if not first:
             continue
-        with atomic(checkpoint) as temporary:
-            torch.save(
-                {
-                    "network": network.state_dict(),
-                    "auxiliary": beside.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "state": vars(state),
-                },
-                temporary,
-            )
+        content = io.BytesIO()
+        torch.save(
+            {
+                "network": network.state_dict(),
+                "auxiliary": beside.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+                "state": vars(state),
+            },
+            content,
+        )
+        with atomic(checkpoint) as temporary:  # not by torch itself, which doesn't tell a full disk from a bug
+            temporary.write_bytes(content.getbuffer())
         on_epoch(row)
     network.load_state_dict(state.best)
     description |= {"epoch": state.best_epoch + 1, "validate_micro_auprc": state.best_score}

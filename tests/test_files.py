@@ -54,6 +54,18 @@ def test_pods_that_share_a_place_do_not_touch_each_other_s_work(
     assert finish(tmp_path / "pod6/student", "seed0") == {"end"}
 
 
+def test_of_two_runs_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "teacher"
+    with work_folder(output, "one") as folder:
+        (folder / "part").touch()
+        for key in ("one", "two"):
+            with pytest.raises(InputError, match="another run of this step"), work_folder(output, key):
+                pass
+    assert [path.name for path in output.iterdir()] == ["part"]
+    assert finish(output, "two") == {"end"}
+    assert list(tmp_path.iterdir()) == [output]
+
+
 def test_only_files_are_replaced(tmp_path: Path) -> None:
     # As root, renaming over /dev/null would replace it for everybody.
     os.mkfifo(tmp_path / "pipe")

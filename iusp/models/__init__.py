@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 from iusp.errors import InputError
 from iusp.files import atomic, read_json, write_json
@@ -64,7 +65,7 @@ def save(folder: Path, network: Tagger, config: dict[str, Any]) -> None:
     """Write `weights.safetensors` and, beside it, `config.json` (architecture, width, tags, mel_bands and more)."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic(folder / "weights.safetensors") as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(serialise(tensors))
     write_json(folder / "config.json", config)
 
 

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import cpu_count
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
-from iusp.features import features_digest, open_packed, read_table
+from iusp.features import features_digest, open_packed, read_table, write_header
 from iusp.files import atomic, digest, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
@@ -199,20 +198,16 @@ def _extract(shard: Shard, config: Features) -> None:
         samples, sample_rate = read(path)
         packed[row] = log_mel(torch.from_numpy(samples), sample_rate, config).numpy()
     with atomic(shard.output) as temporary, temporary.open("wb") as stream:
-        np.save(stream, packed)
+        write_header(stream, packed.shape)
+        stream.write(packed.data)
 
 
 def _merge(parts: list[NDArray[np.float16]], output: Path, config: Features) -> None:
     shape = (sum(map(len, parts)), frame_count(config), config.mel_bands)
-    if not shape[0]:
-        np.save(output, np.empty(shape, np.float16))
-        return
-    packed = open_memmap(output, mode="w+", dtype=np.float16, shape=shape)
-    start = 0
-    for part in parts:
-        packed[start : start + len(part)] = part
-        start += len(part)
-    packed.flush()
+    with output.open("wb") as stream:
+        write_header(stream, shape)
+        for part in parts:
+            stream.write(part.data)
 
 
 def _statistics(parts: list[NDArray[np.float16]], bands: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,10 +1,16 @@
 """The fault suite's table: what was tried, how often, what came of it and what was lost."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Project
+from filelock import FileLock
+
+from faults.workspace import existing, run_undisturbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = "| what was tried | times | what came of it | lost |\n|---|--:|---|--:|\n"
@@ -51,3 +57,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if config.getoption("--write-page"):
         before, _, rest = PAGE.read_text().partition(START)
         PAGE.write_text(f"{before}{START}{table}{END}{rest.partition(END)[2]}")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, float]]:
+    """The pipeline, run undisturbed, and how many seconds each step was at work; once for all of xdist's workers."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with FileLock(folder / "undisturbed.lock"):
+        if not (folder / "seconds.json").exists():
+            (folder / "seconds.json").write_text(json.dumps(run_undisturbed(folder / "undisturbed")))
+    return existing(folder / "undisturbed"), json.loads((folder / "seconds.json").read_text())

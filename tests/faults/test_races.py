@@ -1,0 +1,113 @@
+"""The same thing started twice at once: it is done once, and whoever cannot join in is told so."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from mlflow import MlflowClient
+
+from faults.conftest import Tried
+from faults.workspace import (
+    COMMANDS,
+    OUTPUTS,
+    await_work,
+    contents,
+    copied,
+    mlflow_server,
+    new_project,
+    registered,
+    start,
+)
+from iusp.registry import register
+
+RUNS, THREADS = 3, 8
+
+
+@pytest.mark.parametrize("step", [step for step in COMMANDS if step != "registration"])
+def test_of_two_runs_of_a_step_in_one_folder_the_second_is_told_so(
+    undisturbed: tuple[Project, dict[str, float]], tmp_path: Path, step: str, tried: Tried
+) -> None:
+    whole, _ = undisturbed
+    project = copied(whole, tmp_path / "project", step)
+    first = start(project, *COMMANDS[step])
+    await_work(first, step)
+    os.killpg(first.pid, signal.SIGSTOP)  # so that the second comes while the first is at work
+    second = project.run(*COMMANDS[step], check=False)
+    os.killpg(first.pid, signal.SIGCONT)
+    assert second.returncode == 2
+    assert "another run of this step is at work there; run again when it has ended" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert first.wait() == 0
+    assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])
+    tried(f"`{' '.join(COMMANDS[step])}` twice at once in one folder", 1, "the first ends whole, the second is told so")
+
+
+def test_of_two_dvc_repro_in_one_workspace_the_second_is_told_so(
+    undisturbed: tuple[Project, dict[str, float]], tmp_path: Path, tried: Tried
+) -> None:
+    whole, _ = undisturbed
+    project = new_project(tmp_path / "project")
+    first = start(project, "dvc", "repro", "features")
+    await_work(first, "features")
+    os.killpg(first.pid, signal.SIGSTOP)
+    second = project.run("dvc", "repro", "features", check=False)
+    os.killpg(first.pid, signal.SIGCONT)
+    assert second.returncode != 0
+    assert "is busy, it is being blocked by" in second.stderr
+    assert first.wait() == 0
+    assert "Running stage" not in project.run("dvc", "repro", "features").stdout
+    assert contents(project.folder, "data") == contents(whole.folder, "data")
+    tried("`dvc repro` twice at once in one workspace", 1, "the first ends whole, the second is told so")
+
+
+def test_registrations_at_once_register_once(
+    undisturbed: tuple[Project, dict[str, float]], tmp_path: Path, tried: Tried
+) -> None:
+    whole, _ = undisturbed
+    with mlflow_server(tmp_path) as uri:
+        projects = [copied(whole, tmp_path / f"{number}", "registration") for number in range(RUNS)]
+        running = [start(project, *COMMANDS["registration"], MLFLOW_TRACKING_URI=uri) for project in projects]
+        told = [(process.communicate()[0], process.returncode) for process in running]
+        assert all(status == 0 or (status == 2 and "Traceback" not in said) for said, status in told), told
+        # Whoever was told to is run again.
+        for project, (_, status) in zip(projects, told, strict=True):
+            if status:
+                project.run(*COMMANDS["registration"], MLFLOW_TRACKING_URI=uri)
+        found, expected = registered(uri), registered(f"sqlite:///{whole.folder}/mlflow.db")
+        assert (found["versions"], found["aliases"]) == (expected["versions"], expected["aliases"])
+        assert set(found["runs"]) == set(expected["runs"])
+        for name, run in found["runs"].items():
+            assert {key: set(values) for key, values in run["metrics"].items()} == {
+                key: set(values) for key, values in expected["runs"][name]["metrics"].items()
+            }
+            assert {**run, "metrics": None} == {**expected["runs"][name], "metrics": None}
+        tried(f"`iusp registration` {RUNS} times at once, of the same results, to one server", RUNS, "one version")
+
+
+def test_a_model_registered_by_many_at_once_is_one_version(tmp_path: Path, tried: Tried) -> None:
+    model = tmp_path / "model"
+    (model / "extra_files").mkdir(parents=True)
+    for name in ("weights.safetensors", "config.json"):
+        (model / "extra_files" / name).write_text(name)
+    with mlflow_server(tmp_path) as uri:
+        client = MlflowClient(uri)
+        run_id = client.create_run(client.create_experiment("race")).info.run_id
+        ready, numbers = threading.Barrier(THREADS), []
+
+        def contend() -> None:
+            ready.wait()
+            numbers.append(register(MlflowClient(uri), "race", run_id, model, {"student": "small"}))
+
+        threads = [threading.Thread(target=contend) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        versions = client.search_model_versions("name = 'race'")
+        assert [int(version.version) for version in versions] == [numbers[0]] == [*set(numbers)]
+        assert versions[0].tags["student"] == "small"
+        assert len(numbers) == THREADS
+    tried(f"A model registered by {THREADS} clients at once, at one server", THREADS, "one version")
