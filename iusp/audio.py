@@ -18,6 +18,7 @@ BLOCK_VALUES = 2**20  # samples × channels that are decoded at once: most clips
 LONGEST_NAME = 200  # bytes; file systems allow 255, temporary names are longer
 SUFFIXES = (".wav", ".flac", ".ogg")
 UNCOMPRESSED_WAV = (0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE)  # PCM, float, A-law, µ-law, extensible
+LOUDEST = 2**32  # times full scale; whole numbers kept as fractions reach 2^31, and spectra overflow beyond 10^16
 OGG_PAGE_HEADER = 27  # bytes
 OGG_LAST_PAGE = 0x04  # flag of a stream's last page
 
@@ -33,7 +34,7 @@ class Probe:
     Attributes:
         sample_rate: Hz.
         channels: 1 or more.
-        frames: samples per channel, all of which decode to finite numbers.
+        frames: samples per channel, all of which decode to numbers up to `LOUDEST`.
         seconds: frames / sample_rate.
     """
 
@@ -74,7 +75,8 @@ def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
 
     Raises:
         BadAudio: the file is empty, truncated or not such audio; its header contradicts itself, or states a rate
-            outside 4–192 kHz or a duration outside `min_seconds` … `max_seconds`; or a sample is not finite.
+            outside 4–192 kHz or a duration outside `min_seconds` … `max_seconds`; or a sample is not finite, or
+            beyond `LOUDEST`.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise BadAudio(f"not a {', '.join(SUFFIXES)} file")
@@ -83,11 +85,11 @@ def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
         frames = broken = 0
         for block in _blocks(file):
             frames += len(block)
-            broken += int((~np.isfinite(block)).any(axis=1).sum())
+            broken += int((~_is_sound(block)).any(axis=1).sum())
         if frames < file.frames:
             raise BadAudio(f"truncated: {frames} of {file.frames} frames can be decoded")
         if broken:
-            raise BadAudio(f"{broken} of {frames} frames are NaN or infinite")
+            raise BadAudio(f"{broken} of {frames} frames are NaN, infinite or beyond any level")
         return Probe(file.samplerate, file.channels, frames, frames / file.samplerate)
 
 
@@ -147,12 +149,17 @@ def streamed(path: Path) -> Iterator[tuple[int, Iterator[npt.NDArray[np.float32]
 def _whole(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
     frames = 0
     for block in _blocks(file):
-        if not np.isfinite(block).all():
-            raise BadAudio("a sample is NaN or infinite")
+        if not _is_sound(block).all():
+            raise BadAudio("a sample is NaN, infinite or beyond any level")
         frames += len(block)
         yield _mono(block)
     if frames < file.frames:
         raise BadAudio(f"truncated: {frames} of {file.frames} frames can be decoded")
+
+
+def _is_sound(block: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Tell which samples (n, channels) are numbers that a spectrum can be taken of."""
+    return np.abs(block) <= LOUDEST  # NaN is not
 
 
 def _mono(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -227,10 +234,14 @@ def _check_wav(stream: BinaryIO, size: int) -> None:
                 raise BadAudio(f"truncated: {size - start} of {length} bytes of samples are there")
             return
         if name == b"fmt " and len(fields := stream.read(16)) == 16:
-            kind, _, rate, byte_rate, block_align, _ = struct.unpack("<HHIIHH", fields)
+            kind, channels, rate, byte_rate, block_align, bits = struct.unpack("<HHIIHH", fields)
             if kind in UNCOMPRESSED_WAV and byte_rate != rate * block_align:
                 raise BadAudio(
                     f"the header contradicts itself: {rate} Hz × {block_align} bytes is not {byte_rate} bytes a second"
+                )
+            if kind in UNCOMPRESSED_WAV and block_align * 8 < channels * bits:
+                raise BadAudio(
+                    f"the header contradicts itself: {channels} × {bits} bits do not fit into {block_align} bytes"
                 )
         stream.seek(start + length + length % 2)
     raise BadAudio("truncated: has no samples")

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Sequence
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from iusp.errors import InputError
+from iusp.files import parse_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
@@ -45,7 +46,10 @@ class Section(BaseModel):
 def _number(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
         return float(value)
-    return float(value) if type(value) is int else value
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        return inf  # which no bound allows
 
 
 # The validator comes last, that is outermost, so that the JSON Schema keeps the bounds.
@@ -622,7 +626,10 @@ class Kubeflow(Section):
         for step in self.steps:
             if step not in STEPS:
                 raise ValueError(f"steps.{step}: there is no such step, only {', '.join(STEPS)}")
-            self.pod_of(step)
+            try:
+                self.pod_of(step)
+            except ValidationError as error:
+                raise ValueError(f"steps.{step}.{_problems(error)}") from None
         return self
 
 
@@ -678,17 +685,6 @@ class Config(Settings):
     """The cluster."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand once: PyYAML lets the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
     """Read and check a `params.yaml`.
 
@@ -701,22 +697,26 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
             named by its path.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run in the project's folder or give --params FILE") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not YAML ({error})") from None
     for change in changes:
         _change(document, change)
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, detail['loc'])) or 'top level'}: "
-            + ("no such key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, "))
-            for detail in error.errors()
-        ]
-        raise InputError(f"{path}: {'; '.join(problems)} (iusp config --schema tells what is allowed)") from None
+        raise InputError(f"{path}: {_problems(error)} (iusp config --schema tells what is allowed)") from None
+
+
+def _problems(error: ValidationError) -> str:
+    """Name every wrong key by its path."""
+    return "; ".join(
+        f"{'.'.join(map(str, detail['loc'])) or 'top level'}: "
+        + ("no such key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, "))
+        for detail in error.errors(include_input=False, include_url=False)
+    )
 
 
 def _change(document: Any, change: str) -> None:
@@ -726,8 +726,8 @@ def _change(document: Any, change: str) -> None:
     try:
         for parent in parents:
             document = document[parent]
-        document[last] = yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
-    except (KeyError, TypeError, yaml.YAMLError):
+        document[last] = parse_yaml(value)
+    except (KeyError, TypeError, ValueError):
         equals = ""
     if not equals:
         raise InputError(f"{change}: not KEY=VALUE of a key that there is, such as teacher.training.epochs=30")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room and run again, it goes on where it was")
 ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "; let this user write there")
+LONGEST_LINE = 4000  # characters
 
 
 @contextmanager
@@ -52,8 +53,14 @@ def readable_failures() -> Iterator[None]:
         if error.filename is None and error.errno is None:
             raise
         reason = f"{error.filename2 or error.filename or 'disk'}: {error.strerror}{ADVICE.get(error.errno or 0, '')}"
-    click.echo(f"iusp: {reason}", err=True)
+    click.echo(f"iusp: {_one_line(reason)}", err=True)
     sys.exit(2)
+
+
+def _one_line(text: str) -> str:
+    """Make one line of bounded length of what may quote anything, so that no name from outside acts on a terminal."""
+    shown = f"{text[:LONGEST_LINE]} …" if len(text) > LONGEST_LINE else text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
 
 
 @contextmanager
@@ -66,7 +73,7 @@ def shown_progress() -> Iterator[Progress]:
             tenth = 10 * done // max(total, 1)
             if message or tenth != tenths.get(task, 0):
                 tenths[task] = tenth
-                click.echo(f"{task}: {done}/{total}{f', {message}' if message else ''}")
+                click.echo(f"{task}: {done}/{total}{f', {_one_line(message)}' if message else ''}")
 
         yield line
         return
@@ -87,7 +94,7 @@ def shown_progress() -> Iterator[Progress]:
         def bar(task: str, done: int, total: int, message: str = "") -> None:
             if task not in identifiers:
                 identifiers[task] = bars.add_task(task, total=total, message="")
-            bars.update(identifiers[task], completed=done, total=total, message=message)
+            bars.update(identifiers[task], completed=done, total=total, message=_one_line(message))
 
         yield bar
 
@@ -154,10 +161,11 @@ def show_results(evaluation: Path, registration: Path) -> None:
     from rich.table import Table
 
     from iusp.files import read_json
+    from iusp.records import Latencies, Registration, read_metrics
 
-    metrics = read_json(evaluation / "metrics.json", "split", "clips", "teacher", "students")
-    latency = read_json(evaluation / "latency.json", "teacher", *metrics["students"])
-    registered = read_json(registration, "versions", "challenger")
+    metrics = read_metrics(evaluation)
+    latency = read_json(evaluation / "latency.json", "teacher", *metrics["students"], form=Latencies)
+    registered = read_json(registration, form=Registration)
     table = Table(title=f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips")
     table.add_column("network")
     table.add_column("method")

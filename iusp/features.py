@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from iusp.files import digest, read_json
 from iusp.labels import SPLITS, training_targets
 from iusp.log_mel import frame_count
 from iusp.taxonomy import Taxonomy
+
+# What NumPy raises at a header that is none, or that claims sizes which cannot be.
+BAD_HEADER = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError)
 
 
 def read_table(path: Path, *columns: str) -> pd.DataFrame:
@@ -43,9 +48,10 @@ def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
         InputError: it is missing, damaged or has another shape.
     """
     try:
-        packed: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: {error}; run the step that writes it again") from None
+        packed: NDArray[np.float16] = open_memmap(path, mode="r")
+    except BAD_HEADER as error:
+        reason = " ".join(str(error).split())[:200] or "not a packed file"
+        raise InputError(f"{path}: {reason}; run the step that writes it again") from None
     if packed.dtype != np.float16 or packed.shape[: len(shape)] != shape:
         raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not float16 {shape}; run its step again")
     return packed
@@ -107,8 +113,10 @@ def read_features(folder: Path) -> FeatureSet:
     try:
         config = Features.model_validate(description["config"])
         mean, std = torch.tensor([description["mean"], description["std"]]).reshape(2, config.mel_bands)
+        if not (mean.isfinite() & std.isfinite() & (std > 0)).all() or not isinstance(description["digest"], str):
+            raise ValueError("mean, std or digest is out of place")
         clips = {split: int(description["clips"][split]) for split in SPLITS}
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not what the features step writes ({reason}); run it again") from None
     return FeatureSet(folder, config, description["digest"], mean, std, clips)

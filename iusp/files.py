@@ -11,7 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from iusp.errors import InputError
+
+YAML_LIMIT = 2**20  # characters
 
 
 @contextmanager
@@ -133,21 +137,74 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, *keys: str) -> Any:
+def read_json(path: Path, *keys: str, form: Any = None) -> Any:
     """Read a JSON object that an earlier step wrote.
 
+    Args:
+        path: the file.
+        keys: that must be there.
+        form: a type that says what else must be there (pydantic checks it); what it does not name may be, too.
+
     Raises:
-        InputError: the file is missing, is not JSON or lacks one of `keys`.
+        InputError: the file is missing, is not JSON, lacks one of `keys` or is not of the form.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         if not isinstance(value, dict) or not set(keys) <= set(value):
             raise ValueError(f"lacks {', '.join(keys)}")
+        if form is not None:
+            _check_form(value, form)
         return value
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not what its step writes ({error}); delete it and run its step again") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand once: PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):  # others cannot be keys, which PyYAML says itself
+                key = self.construct_object(key_node)
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key} is there twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read a YAML document of plain values; a key that is there twice is an error.
+
+    Raises:
+        ValueError: it is none; the message is one line.
+    """
+    if len(text) > YAML_LIMIT:  # PyYAML takes seconds for each million
+        raise ValueError(f"{len(text):,} characters long, more than {YAML_LIMIT:,}")
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or date that is none
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_form(value: Any, form: Any) -> None:
+    from pydantic import TypeAdapter, ValidationError  # takes its time to be imported
+
+    try:
+        TypeAdapter(form).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def code_digest() -> str:

@@ -24,11 +24,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -107,6 +108,12 @@ def write_knowledge(
         _belonging(folder, data)
         | {"augmentation": augmentation.model_dump(mode="json"), "seed": seed, "views": digests},
     )
+
+
+class _Description(BaseModel):
+    augmentation: Augmentation
+    seed: int
+    views: Annotated[list[str], Field(min_length=1)]
 
 
 def _belonging(teacher: Path, data: TrainingData) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:
         InputError: the knowledge is of other clips, features, tags or another teacher.
     """
     folder = teacher / "knowledge"
-    description = read_json(folder / "knowledge.json", "augmentation", "seed", "views")
+    description = read_json(folder / "knowledge.json", form=_Description)
     for name, value in _belonging(teacher, data).items():
         if description.get(name) != value:
             raise InputError(f"{folder}: is about other {name} than those at hand; run the teacher step again")

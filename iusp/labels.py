@@ -18,6 +18,7 @@ PLACE_AND_TIME = ("borough", "block", "latitude", "longitude", "year", "week", "
 # A row that claims every label of the file is a slip of the mouse; with fewer labels than SONYC-UST's coarse ones it
 # may well be true.
 JUNK_LABELS = 8
+HEADER_BYTES = 2**16  # a longer first line is no header
 
 Coarse = Literal["from-fine", "as-published"]
 
@@ -156,6 +157,9 @@ def training_targets(
 def _read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV as text; empty cells are empty strings."""
     try:
+        with path.open("rb") as stream:
+            if len(stream.readline(HEADER_BYTES)) == HEADER_BYTES:  # pandas takes kilobytes for each column
+                raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -222,11 +222,13 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     header = rows[0][1]
     if CLIP not in header:
         raise InputError(f"{path}: lacks the column {CLIP}; the first line must name it and the tags")
+    seen: set[str] = set()
     for column in header:
         if not column.isprintable():
             raise InputError(f"{path}: column {column!r} cannot be printed; rename it")
-        if header.count(column) > 1:
+        if column in seen:
             raise InputError(f"{path}: column {column} is there twice; keep one")
+        seen.add(column)
     for line, cells in rows[1:]:
         if len(cells) != len(header):
             raise InputError(f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; make them equal")

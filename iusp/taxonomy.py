@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from iusp.errors import InputError
+from iusp.files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def read_taxonomy(path: Path) -> Taxonomy:
         InputError: the file is missing or is not such a YAML.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        coarse = {str(key): f"{key}_{name}" for key, name in document["coarse"].items()}
-        fine = {str(key): {str(kind): name for kind, name in tags.items()} for key, tags in document["fine"].items()}
+        document = parse_yaml(path.read_text(encoding="utf-8"))
+        coarse = {key: f"{key}_{name}" for key, name in _names(document["coarse"]).items()}
+        fine = {str(key): _names(tags) for key, tags in document["fine"].items()}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; SONYC-UST ships its taxonomy as dcase-ust-taxonomy.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: not a taxonomy ({reason}); it needs the keys coarse and fine, as in dcase-ust-taxonomy.yaml"
@@ -69,3 +69,18 @@ def read_taxonomy(path: Path) -> Taxonomy:
         fine={key: tuple(f"{key}-{kind}_{fine[key][kind]}" for kind in fine[key] if kind != "X") for key in coarse},
         uncertain={key: f"{key}-X_{fine[key]['X']}" for key in coarse if "X" in fine[key]},
     )
+
+
+def _names(section: dict[Any, Any]) -> dict[str, str]:
+    """Return the names of a section by its keys as text.
+
+    Raises:
+        ValueError: there is none, one is no text that can be printed, or two keys are the same as text.
+    """
+    names = {str(key): name for key, name in section.items() if isinstance(key, str) or type(key) is int}
+    if not section or len(names) < len(section):
+        raise ValueError(f"the keys {list(section)} must be numbers or texts, at least one, and differ")
+    for key, name in names.items():
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise ValueError(f"the name of {key} is no text that can be printed")
+    return names

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from iusp.config import Settings
 from iusp.errors import InputError
 from iusp.files import code_digest, digest, read_json
+from iusp.records import Digested
 
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
 # database as an error, with a traceback, it raises as well.
@@ -208,7 +209,7 @@ class Tracker:
         Raises:
             InputError: there is no data set.
         """
-        data = read_json(dataset / "dataset.json", "digest")["digest"]
+        data = read_json(dataset / "dataset.json", form=Digested)["digest"]
         tracker = cls(config.registration.experiment, execution_name(config.settings(), data))
         tracker.describe(config)
         return tracker

@@ -3,11 +3,14 @@
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
@@ -28,6 +31,12 @@ from iusp.models.layers import Tagger
 from iusp.records import Row
 from iusp.scoring import truth_table
 from iusp.taxonomy import Taxonomy, read_taxonomy
+
+# What a damaged checkpoint makes its readers raise.
+DAMAGED = (
+    *(BadZipFile, zlib.error, UnpicklingError, RuntimeError, EOFError),
+    *(LookupError, ValueError, TypeError, AttributeError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -223,9 +232,24 @@ def _read_checkpoint(checkpoint: Path, device: torch.device) -> dict[str, Any] |
     content = distributed.from_first(checkpoint.read_bytes() if there else None)
     if content is None:
         return None
-    try:
+    with _readable(checkpoint):
+        # PyTorch writes checksums and does not look at them.
+        with ZipFile(io.BytesIO(content)) as archive:
+            if archive.testzip():
+                raise BadZipFile
         return dict(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
-    except (RuntimeError, EOFError, UnpicklingError):
+
+
+@contextmanager
+def _readable(checkpoint: Path) -> Iterator[None]:
+    """Turn what a damaged checkpoint makes its readers raise into one line.
+
+    Raises:
+        InputError: instead.
+    """
+    try:
+        yield
+    except DAMAGED:
         raise InputError(f"{checkpoint}: damaged; delete it, and training begins again") from None
 
 
@@ -302,11 +326,14 @@ def train(
     )
     state = _State(record=[], best={})
     if (saved := _read_checkpoint(checkpoint, device)) is not None:
-        network.load_state_dict(saved["network"])
-        beside.load_state_dict(saved["auxiliary"])
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
-        state = _State(**saved["state"])
+        with _readable(checkpoint):
+            network.load_state_dict(saved["network"])
+            beside.load_state_dict(saved["auxiliary"])
+            optimiser.load_state_dict(saved["optimiser"])
+            if saved["schedule"].keys() != schedule.state_dict().keys():  # PyTorch takes any
+                raise KeyError("schedule")
+            schedule.load_state_dict(saved["schedule"])
+            state = _State(**saved["state"])
         for row in state.record if first else []:
             on_epoch(row)
     trained = distributed.shared(network)

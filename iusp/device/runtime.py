@@ -201,7 +201,7 @@ def _description(path: Path) -> dict[str, Any]:
             raise ValueError("a value is out of place")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; an exported student's folder holds it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: not what iusp exports ({' '.join(str(error).split())[:100]}); fetch it again"
         ) from None

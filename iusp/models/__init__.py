@@ -1,13 +1,15 @@
 """The networks, built by name and size, saved and loaded without pickle."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
+from iusp.config import Architecture, Share, TagSet
 from iusp.errors import InputError
 from iusp.files import atomic, read_json, write_json
 from iusp.models.cnn_lstm import CnnLstm
@@ -69,13 +71,57 @@ def save(folder: Path, network: Tagger, config: dict[str, Any]) -> None:
     write_json(folder / "config.json", config)
 
 
+class _FrontEnd(BaseModel):
+    mel_bands: int
+
+
+class _Network(BaseModel):
+    architecture: Architecture
+    width: int
+    tags: Annotated[list[str], Field(min_length=1)]
+    features: _FrontEnd
+
+
+class _Trained(_Network):
+    features_digest: str
+    parameters: int
+
+
+class _Teacher(_Trained):
+    predicts: TagSet
+
+
+class _Student(_Trained):
+    method: str
+    weights: dict[str, float]
+    validate_micro_auprc: Share
+
+
+def read_config(folder: Path, kind: Literal["network", "teacher", "student"] = "network") -> dict[str, Any]:
+    """Read the `config.json` that `save` wrote.
+
+    Args:
+        folder: of the network.
+        kind: `teacher`, `student`, or any network.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    form = {"network": _Network, "teacher": _Teacher, "student": _Student}[kind]
+    path = folder / "config.json"
+    config: dict[str, Any] = read_json(path, form=form)
+    if config["width"] not in ARCHITECTURES[config["architecture"]].WIDTHS:
+        raise InputError(f"{path}: there is no {config['architecture']} of width {config['width']}; run its step again")
+    return config
+
+
 def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
     """Read a network that `save` wrote, in evaluation mode on the CPU, and its config.
 
     Raises:
         InputError: a file is missing, damaged, or the weights are not of the config's network.
     """
-    config: dict[str, Any] = read_json(folder / "config.json", "architecture", "width", "tags", "features")
+    config = read_config(folder)
     weights = folder / "weights.safetensors"
     try:
         network = build(config["architecture"], config["width"], len(config["tags"]), config["features"]["mel_bands"])

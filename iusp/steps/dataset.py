@@ -301,7 +301,13 @@ def _match(table: pd.DataFrame, folder: Path, labelled: set[str]) -> tuple[list[
         sources = [path for path in found.get(name, ()) if path.relative_to(folder).parts[0] in (AUDIO, split)]
         clips.append(Clip(name, tuple(sources), name in labelled))
     used = {path for clip in clips for path in clip.sources}
-    strays = [str(path.relative_to(folder)) for paths in found.values() for path in paths if path not in used]
+    # A name is bytes, and these are listed in UTF-8.
+    strays = [
+        os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+        for paths in found.values()
+        for path in paths
+        if path not in used
+    ]
     return clips, sorted(strays)
 
 

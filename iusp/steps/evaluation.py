@@ -22,7 +22,7 @@ from iusp.distillation.similarity import gram, row_normalised
 from iusp.errors import InputError
 from iusp.export import export
 from iusp.features import FeatureSet, labelled_clips, read_features, read_table
-from iusp.files import atomic, code_digest, digest, read_json, sha256, work_folder, write_json
+from iusp.files import atomic, code_digest, digest, sha256, work_folder, write_json
 from iusp.log_mel import clip_length, frame_count
 from iusp.maps import frames
 from iusp.metrics import Level, bootstrap, curves, interval, score, score_table
@@ -86,12 +86,13 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     folders = {"teacher": inputs.teacher} | {
         f"{name}-seed-{seed}": folder for name, by_seed in seeds.items() for seed, folder in by_seed.items()
     }
+    records = {name: read_record(folder) for name, folder in folders.items()}
     # Of each student, the seed that is best on validate is the one that is registered and shown.
     chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
     key = [config.model_dump(), features.digest, code_digest()]
     key += [sha256(inputs.dataset / name) for name in ("labels.parquet", "index.parquet")]
     key += [students, {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}]
-    tags = read_json(inputs.teacher / "config.json", "tags")["tags"]
+    tags = models.read_config(inputs.teacher, "teacher")["tags"]
     # One thread sums in the same order on every machine.
     torch.set_num_threads(1)
     with work_folder(output, digest(key)) as work:
@@ -120,9 +121,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         write_json(work / "metrics.json", metrics)
         write_json(work / "latency.json", measured)
         _draw(work, judge, {name: scores[network] for name, network in chosen.items()}, metrics)
-        draw_training(
-            {name: read_record(folders[network]) for name, network in chosen.items()}, work / "plots/training.png"
-        )
+        draw_training({name: records[network] for name, network in chosen.items()}, work / "plots/training.png")
         if config.pictured_clips:
             _draw_similarities(work / "plots/frame_similarities.png", shown, judge, features, config.pictured_clips)
         best = best_student(students)
@@ -167,7 +166,7 @@ def _seeds(folders: Sequence[Path]) -> dict[int, Path]:
 
 def _described(seeds: Mapping[int, Path]) -> dict[str, Any]:
     """Say how a student was taught, and which seed is best on validate."""
-    configs = [read_json(path / "config.json", "method", "weights", "validate_micro_auprc") for path in seeds.values()]
+    configs = [models.read_config(path, "student") for path in seeds.values()]
     scores = {seed: config["validate_micro_auprc"] for seed, config in zip(seeds, configs, strict=True)}
     return {
         "method": configs[0]["method"],
@@ -187,13 +186,15 @@ def _predict_all(
         if description["features_digest"] != features.digest or description["tags"] != tags:
             raise InputError(f"{folder}: was trained on other features or tags than those at hand; run its step again")
         scores[name] = predict(networks[name], log_mel)
+        if np.isnan(scores[name]).any():
+            raise InputError(f"{folder}: says NaN; its weights or the features are damaged, run their steps again")
         write_predictions(output / f"{name}.csv", filenames, scores[name], tags)
         progress("predictions", done + 1, len(folders))
     return networks, scores
 
 
 def _cost(folder: Path, features: FeatureSet) -> dict[str, Any]:
-    description = read_json(folder / "config.json", "architecture", "width", "tags", "parameters")
+    description = models.read_config(folder)
     macs = multiply_accumulates(
         description["architecture"], description["width"], len(description["tags"]), features.config
     )
@@ -309,7 +310,7 @@ class _Exported:
     def _describe(
         self, name: str, model: Path, metrics: Mapping[str, Any], parity: Mapping[str, Mapping[str, float]]
     ) -> None:
-        predicts = read_json(self.inputs.teacher / "config.json", "predicts")["predicts"]
+        predicts = models.read_config(self.inputs.teacher, "teacher")["predicts"]
         validate = labelled_clips(self.features, self.inputs.dataset, "validate", predicts, self.judge.taxonomy)
         probabilities = predict(self.networks[name], validate.log_mel)
         thresholds = best_thresholds(validate.targets.numpy() > 0.5, validate.mask.numpy(), probabilities)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from iusp.config import Settings
+from iusp.errors import InputError
 from iusp.files import read_json, write_json
 from iusp.promotion import promote_challenger
-from iusp.records import best_student, read_record
+from iusp.records import Digested, best_student, read_metrics, read_record
 from iusp.registry import EVALUATION, Registry, register, set_challenger
 from iusp.tracking import Tracker, readable_errors
 
@@ -33,12 +34,14 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
     Raises:
         InputError: MLflow cannot be reached, or refuses.
     """
-    metrics = read_json(evaluation / "metrics.json", "teacher", "students", "split")
+    metrics = read_metrics(evaluation)
+    if not set(metrics["students"]) <= set(config.students):
+        raise InputError(f"{evaluation}: is of other students than those of params.yaml; run the evaluation step again")
     networks = evaluation / "networks"
     with readable_errors():
         lineage = {
-            "iusp.data": read_json(dataset / "dataset.json", "digest")["digest"],
-            "iusp.features": read_json(evaluation / "features.json", "digest")["digest"],
+            "iusp.data": read_json(dataset / "dataset.json", form=Digested)["digest"],
+            "iusp.features": read_json(evaluation / "features.json", form=Digested)["digest"],
             "iusp.teacher": metrics["teacher"]["sha256"],
         }
         tracker.parent.tags(lineage)

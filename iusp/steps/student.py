@@ -17,7 +17,7 @@ from iusp import models
 from iusp.config import Student, StudentTraining
 from iusp.distillation.losses import Distillation, Subject
 from iusp.distillation.skill import cluster_layers
-from iusp.files import code_digest, digest, read_json, sha256, work_folder
+from iusp.files import code_digest, digest, sha256, work_folder
 from iusp.knowledge import Knowledge, ask, read_knowledge
 from iusp.parallel import worker_pool
 from iusp.records import Row
@@ -151,7 +151,7 @@ def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
         InputError: as of `run`.
     """
     job.folder.mkdir(exist_ok=True)
-    data = read_training_data(job.dataset, job.features, read_json(job.teacher / "config.json", "predicts")["predicts"])
+    data = read_training_data(job.dataset, job.features, models.read_config(job.teacher, "teacher")["predicts"])
     knowledge = read_knowledge(job.teacher, data)
     config = job.common.training
     network, description = new_network(job.student.architecture, job.student.parameters, data, config, job.seed)

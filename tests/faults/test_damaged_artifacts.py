@@ -1,0 +1,383 @@
+"""What one step wrote and the next one reads, damaged in between."""
+
+import io
+import json
+import os
+import random
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Project, environment, merged
+from safetensors.torch import load, save
+
+from faults.conftest import Tried
+from faults.damage import called, is_one_line, mutated
+
+Damaged = Iterator[tuple[str, bytes | None]]
+Make = Callable[[bytes], Damaged]
+CHECKPOINTS = 30  # damaged by chance
+PASSING = {
+    "floors": {"micro_auprc": 0, "macro_auprc": 0},
+    "budgets": {"latency_ms": {"float32.onnx": 10_000, "int8.onnx": 10_000}},
+    "parity": {"auprc_loss": 1},
+}
+
+
+class Threads(ThreadPoolExecutor):
+    """Stands for processes, of which each would import torch anew."""
+
+    def __init__(self, workers: int, context: object, begin: object, arguments: tuple[Any, Any]) -> None:
+        super().__init__(1, initializer=arguments[0], initargs=arguments[1])
+
+
+class Code:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch run",)
+
+
+def anything(content: bytes) -> Damaged:
+    yield "empty", b""
+    yield "cut", content[: len(content) // 2]
+    yield "zeros", bytes(len(content))
+    yield "noise", random.Random(0).randbytes(len(content))
+    yield "another kind", b'{"a": 1}\n'
+    yield "missing", None
+
+
+def stored(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def npy(header: str) -> bytes:
+    text = header.encode() + b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text + bytes(1000)
+
+
+def arrays(content: bytes) -> Damaged:
+    yield from anything(content)
+    array = np.load(io.BytesIO(content))
+    yield "a byte less", content[:-1]
+    yield "other numbers", stored(array.astype(np.float32))
+    yield "a pickle", stored(np.array([Code()] * len(array), dtype=object))
+    yield "a clip less", stored(array[:-1])
+    yield "one number", stored(np.float16(1))
+    fields = "'fortran_order': False, 'shape': "
+    for shape in ("(10**15, 9)", f"({10**15}, 9)", f"({10**30}, 9)", "(-1, 9)", "(1.5,)", "None"):
+        yield f"shape {shape}", npy(f"{{'descr': '<f2', {fields}{shape}, }}")
+    yield "code", npy(f"{{'descr': __import__('os').system('touch run'), {fields}(1,), }}")
+    yield "brackets", npy("(" * 9000)
+    yield "minuses", npy("-" * 9000 + "1")
+    yield "format 9", content[:6] + b"\x09\0" + content[8:]
+    yield "a header of 64 kB", content[:8] + b"\xff\xff" + content[10:]
+    for number, header in enumerate(mutated(content[:80], 20, seed=0)):
+        if number % 6 != 1 and header[:80] != content[:80]:  # a flipped bit may fall into the padding
+            yield f"header by chance {number}", header.replace(b"float", b"") + b"\xff" * 8 + content[200:]
+
+
+def weights(content: bytes) -> Damaged:
+    yield from anything(content)
+    length = struct.unpack("<Q", content[:8])[0]
+    header, body = json.loads(content[8 : 8 + length]), content[8 + length :]
+    tensors = load(content)
+    name = next(one for one, tensor in tensors.items() if tensor.is_floating_point())
+
+    def described(changed: dict[str, Any]) -> bytes:
+        text = json.dumps(changed).encode()
+        return struct.pack("<Q", len(text)) + text + body
+
+    for size in (2**63, 2**30, 0):
+        yield f"a header of {size} bytes", struct.pack("<Q", size) + content[8:]
+    yield "other numbers", described(header | {name: header[name] | {"dtype": "F64"}})
+    yield "a huge shape", described(header | {name: header[name] | {"shape": [2**40]}})
+    yield "offsets beyond", described(header | {name: header[name] | {"data_offsets": [0, 2**50]}})
+    yield "a name lost", described({one: value for one, value in header.items() if one != name})
+    yield "another name", described({"other" if one == name else one: value for one, value in header.items()})
+    yield "one more", save(tensors | {"other": torch.zeros(1)})
+    yield "flat", save({one: tensor.flatten() for one, tensor in tensors.items()})
+    yield "NaN", save({one: torch.full_like(tensor, float("nan")) for one, tensor in tensors.items()
+                       if tensor.is_floating_point()} | {one: tensor for one, tensor in tensors.items()
+                                                         if not tensor.is_floating_point()})  # fmt: skip
+
+
+def objects(*keys: str) -> Make:
+    """Return what damages a JSON object, and each of its keys, which may be dotted."""
+
+    def damaged(content: bytes) -> Damaged:
+        yield from anything(content)
+        yield "a list", b"[]"
+        yield "lists 100,000 deep", b"[" * 100_000
+        yield "a number of 5,000 digits", b'{"a": ' + b"9" * 5000 + b"}"
+        yield "UTF-16", content.decode().encode("utf-16")
+        for dotted in keys:
+            for value in (None, "words", -1.5, float("nan"), "lost"):
+                document = json.loads(content)
+                section = document
+                *above, last = dotted.split(".")
+                for key in above:
+                    section = section[key]
+                if isinstance(section[last], str) and value == "words":
+                    continue
+                if value == "lost":
+                    del section[last]
+                else:
+                    section[last] = value
+                yield f"{dotted} {value}", json.dumps(document).encode()
+
+    return damaged
+
+
+def tables(content: bytes) -> Damaged:
+    yield from anything(content)
+    yield "words", content.replace(b"1", b"x")
+    yield "semicolons", content.replace(b",", b";")
+
+
+FEATURES = objects("config", "config.hop_length", "digest", "mean", "std", "clips", "clips.train")
+NETWORK = ("architecture", "width", "tags", "features", "features.mel_bands", "features_digest", "parameters")
+METRICS = objects(
+    "split", "teacher", "teacher.sha256", "teacher.coarse", "students", "students.small", "students.small.seeds",
+    "students.small.best_seed", "students.small.coarse.micro_auprc", "students.small.weights", "students.small.macs",
+    "students.small.validate_micro_auprc",
+)  # fmt: skip
+STUDENT, TEACHER = ("student", "small"), Path("models/teacher")
+PLAN: list[tuple[str, Make, list[tuple[str, ...]]]] = [
+    ("data/dataset/index.parquet", anything, [("features",)]),
+    ("data/dataset/labels.parquet", anything, [("teacher",), STUDENT, ("evaluation",)]),
+    ("data/dataset/taxonomy.yaml", anything, [("teacher",), ("evaluation",)]),
+    ("data/dataset/dataset.json", objects("digest"), [("teacher",), ("registration",)]),
+    ("data/features/index.parquet", anything, [("teacher",), ("evaluation",)]),
+    ("data/features/features.json", FEATURES, [("teacher",), ("evaluation",)]),
+    ("data/features/train.npy", arrays, [("teacher",)]),
+    ("data/features/validate.npy", arrays, [("teacher",)]),
+    ("data/features/test.npy", arrays, [("evaluation",)]),
+    ("models/teacher/config.json", objects("predicts", *NETWORK), [("evaluation",)]),
+    ("models/teacher/weights.safetensors", weights, [STUDENT, ("evaluation",)]),
+    ("models/teacher/record.csv", anything, [("evaluation",)]),
+    (
+        "models/teacher/knowledge/knowledge.json",
+        objects("augmentation", "seed", "views", "clips", "teacher"),
+        [STUDENT],
+    ),
+    ("models/teacher/knowledge/view-000/similarity-1.npy", arrays, [STUDENT]),
+    ("models/teacher/knowledge/view-000/embedding-1.npy", anything, [STUDENT]),
+    (
+        "models/students/small/seed-0/config.json",
+        objects("method", "validate_micro_auprc", *NETWORK),
+        [("evaluation",)],
+    ),
+    ("models/students/small/seed-0/weights.safetensors", weights, [("evaluation",)]),
+    ("models/students/small/seed-0/record.csv", tables, [("evaluation",)]),
+    ("reports/evaluation/metrics.json", METRICS, [("registration",), ("results",)]),
+    ("reports/evaluation/latency.json", objects("teacher", "small", "small.torch.network.p50"), [("results",)]),
+    ("reports/evaluation/features.json", objects("digest"), [("registration",)]),
+    ("reports/evaluation/networks/teacher/record.csv", tables, [("registration",)]),
+    ("reports/registration.json", objects("versions", "challenger"), [("results",)]),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project in which every step has run; the working folder."""
+    project = Project(tmp_path_factory.mktemp("artifacts") / "project")
+    params = merged(project.params(), {"dataset": {"clips": {"train": 8, "validate": 4, "test": 4}}})
+    params["teacher"] |= {"training": params["teacher"]["training"] | {"epochs": 1}, "views": 1}
+    params["student"]["training"]["epochs"] = 1
+    params["evaluation"]["latency_runs"] = 1
+    params["registration"]["gate"] = merged(params["registration"]["gate"], PASSING)
+    params["students"] = {"small": {"architecture": "plain", "parameters": 2500, "method": "iusp+sp", "seeds": [0]}}
+    project.write_params(params)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "IUSP_"))]:
+            patch.delenv(name)
+        patch.chdir(project.folder)
+        patch.setattr("iusp.parallel.ProcessPoolExecutor", Threads)
+        for step in (("dataset",), ("features",), ("teacher",), STUDENT, ("evaluation",), ("registration",)):
+            done = called(*step)
+            assert done.exit_code == 0, done.output
+        yield project.folder
+
+
+def answer(done: Any) -> str:
+    """Return the line with which something was refused, or what is wrong with it."""
+    if not isinstance(done.exception, SystemExit):
+        return f"TRACEBACK {done.exception!r}" if done.exception else "TAKEN"
+    lines = done.stderr.splitlines()
+    return lines[-1] if done.exit_code == 2 and len(lines) == 1 and is_one_line(done.stderr) else f"LINES {lines}"
+
+
+def test_damaged_artifacts(folder: Path, tried: Tried) -> None:
+    wrong = []
+    counts: dict[str, int] = {}
+    for name, make, commands in PLAN:
+        path = Path(name)
+        whole = path.read_bytes()
+        for damage, content in make(whole):
+            assert content != whole, (name, damage)
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+            for command in commands:
+                line = answer(called(*command))
+                counts[command[0]] = counts.get(command[0], 0) + 1
+                if not line.startswith("iusp: ") or (path.parent.name not in line and path.name not in line):
+                    wrong.append((name, damage, command[0], line[:300]))
+        path.write_bytes(whole)
+    assert not wrong, "\n".join(map(str, wrong))
+    assert not Path("run").exists(), "code was run"
+    for command, count in counts.items():
+        tried(
+            f"{command}: what the steps before it wrote, cut, emptied, of other kinds and shapes, without or with "
+            "keys, headers that claim sizes, pickles",
+            count,
+            "refused in one line that names the file",
+        )
+
+
+class KilledError(Exception):
+    """Ends a training behind its last checkpoint."""
+
+
+def test_damaged_checkpoints(folder: Path, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("iusp.models.save", lambda *arguments: (_ for _ in ()).throw(KilledError))
+        assert isinstance(called("teacher").exception, KilledError)
+    (checkpoint,) = Path("models").glob(".teacher.work-*/checkpoint.pt")
+    whole = checkpoint.read_bytes()
+    saved = torch.load(checkpoint, weights_only=True)
+
+    def with_state(**changed: Any) -> bytes:
+        stream = io.BytesIO()
+        torch.save({name: value for name, value in (saved | changed).items() if value is not None}, stream)
+        return stream.getvalue()
+
+    certain = {name: content for name, content in anything(whole) if content is not None}
+    certain |= {f"without {name}": with_state(**{name: None}) for name in saved}
+    certain |= {f"{name} of another kind": with_state(**{name: value}) for name in saved for value in (7, {"a": 1})}
+    certain |= {"a network of another size": with_state(network={name: torch.zeros(3) for name in saved["network"]})}
+    certain |= {"a pickle": with_state(network=Code()), "a list": stored(np.zeros(3))}
+    for name, content in certain.items():
+        checkpoint.write_bytes(content)
+        assert answer(called("teacher")) == f"iusp: {checkpoint}: damaged; delete it, and training begins again", name
+    taken = 0
+    weights_file = TEACHER / "weights.safetensors"
+    expected = weights_file.read_bytes()
+    for content in mutated(whole, CHECKPOINTS, seed=0):
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.write_bytes(content)
+        line = answer(called("teacher"))
+        if line == "TAKEN":
+            taken += 1
+            assert weights_file.read_bytes() == expected, "what nothing reads was damaged"
+        else:
+            assert line == f"iusp: {checkpoint}: damaged; delete it, and training begins again"
+    assert not Path("run").exists(), "code was run"
+    count = len(certain) + CHECKPOINTS
+    tried(
+        "checkpoints: cut, of other networks, pickles, keys lost; bytes changed by chance",
+        count,
+        f"{count - taken} refused in one line (PyTorch's own CRC-32 is checked), {taken} changes in padding lead to "
+        "the same teacher",
+    )
+
+
+def test_damaged_versions(folder: Path, tried: Tried) -> None:
+    (stored_at,) = Path("mlruns").rglob("artifacts/student")
+    measured = objects("split", "coarse", "parameters", "macs", "bytes", "latency_ms", "parity", "tags", "features")
+    judged = [("measurements.json", measured), ("truth.csv", tables), ("predictions.csv", tables)]
+    count = 0
+    for name, make in judged:
+        path = stored_at / "evaluation" / name
+        whole = path.read_bytes()
+        for damage, content in make(whole):
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+            done = called("promote", "1")
+            assert isinstance(done.exception, SystemExit), (name, damage, repr(done.exception))
+            assert (done.exit_code, "evaluation/" in done.output) == (1, True), (name, damage, done.output)
+            count += 1
+        path.write_bytes(whole)
+    tried(
+        "promote: the version's measurements, truth and predictions damaged",
+        count,
+        "refused with a reason that names the file; the champion stays",
+    )
+    assert called("promote", "1").exit_code == 0
+    count = 0
+    recording = next(Path("data/recordings").iterdir())
+    for name, make in (("device.json", objects("tags", "thresholds", "features", "files")), ("float32.onnx", networks)):
+        path = stored_at / "device" / name
+        whole = path.read_bytes()
+        for damage, content in make(whole):
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+            commands: list[tuple[Any, ...]] = [("tag", recording)]
+            if damage.split()[0] not in ("tags", "thresholds", "features"):  # which are a device's to read
+                commands.append(("release", "--to", "s3://bucket/prefix"))
+            for command in commands:
+                line = answer(called(*command))
+                assert line.startswith("iusp: "), (name, damage, command[0], line)
+                assert name in line or "device" in line, (name, damage, command[0], line)
+                count += 1
+        path.write_bytes(whole)
+    tried(
+        "tag and release: the champion's device.json and network damaged, the network also by chance",
+        count,
+        "refused in one line: device.json has the SHA-256 of every file",
+    )
+
+
+def networks(content: bytes) -> Damaged:
+    yield from anything(content)
+    yield from ((f"by chance {number}", one) for number, one in enumerate(mutated(content, 10, seed=0)))
+
+
+def test_bits_that_flip_in_numbers(folder: Path, tried: Tried) -> None:
+    Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+
+    def dvc(*arguments: str) -> str:
+        done = subprocess.run(["dvc", *arguments], env=environment(), capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def flip(path: Path) -> bytes:
+        whole = path.read_bytes()
+        place = len(whole) * 3 // 4
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        return whole
+
+    dvc("commit", "--force", "--quiet")
+    assert json.loads(dvc("status", "--json")) == {}
+    noticed = [(next(Path("data/recordings").iterdir()), ("features",)), (TEACHER / "weights.safetensors", STUDENT)]
+    silent = [
+        (Path("models/students/small/seed-0/weights.safetensors"), ("evaluation",)),
+        (TEACHER / "knowledge/view-000/similarity-1.npy", STUDENT),
+        (Path("data/features/train.npy"), ("teacher",)),
+    ]
+    wholes = {path: flip(path) for path, _ in (*noticed, *silent)}
+    changed = dvc("status", "--json")
+    for path, content in wholes.items():
+        assert f'"{Path(*path.parts[: 3 if "students" in path.parts else 2])}"' in changed, changed
+        path.write_bytes(content)
+    for path, command in (*noticed, *silent):
+        flip(path)
+        line = answer(called(*command))
+        assert line.startswith("iusp: ") if (path, command) in noticed else line == "TAKEN", (path, line)
+        path.write_bytes(wholes[path])
+    tried(
+        "a bit flipped among the numbers of a recording, the teacher, a student, knowledge, features",
+        len(wholes),
+        f"`dvc status` notices all {len(wholes)} by MD5; without DVC, the next step notices {len(noticed)}: recordings "
+        f"and the teacher have a SHA-256, the other {len(silent)} have none",
+    )
