@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ def teacher(ctx: click.Context) -> None:
     from iusp.console import train_teacher
     from iusp.progress import silent
     from iusp.steps.teacher import run
-    from iusp.tracking import Tracker, readable_errors
+    from iusp.tracking import Tracker
 
     config = _config(ctx)
     with distributed.group():
@@ -111,9 +112,8 @@ def teacher(ctx: click.Context) -> None:
             # The first process speaks for all.
             run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, silent, lambda row: None)
             return
-        with readable_errors():
-            tracker = Tracker.of(config, DATASET)
-        train_teacher(config.teacher, config.augmentation, tracker, DATASET, FEATURES, TEACHER)
+        tracked = partial(Tracker.of, config, DATASET), config.registration.outage
+        train_teacher(config.teacher, config.augmentation, *tracked, DATASET, FEATURES, TEACHER)
 
 
 @main.command()
@@ -126,15 +126,13 @@ def student(ctx: click.Context, name: str) -> None:
     AUPRC go to MLflow after each epoch.
     """
     from iusp.console import train_student
-    from iusp.tracking import Tracker, readable_errors
+    from iusp.tracking import Tracker
 
     config = _config(ctx)
     if name not in config.students:
         raise InputError(f"{ctx.obj}: there is no students.{name}, only {', '.join(config.students)}")
-    with readable_errors():
-        tracker = Tracker.of(config, DATASET)
-    entry = config.students[name]
-    train_student(name, entry, config.student, tracker, DATASET, FEATURES, TEACHER, STUDENTS / name)
+    entry, tracked = config.students[name], (partial(Tracker.of, config, DATASET), config.registration.outage)
+    train_student(name, entry, config.student, *tracked, DATASET, FEATURES, TEACHER, STUDENTS / name)
 
 
 @main.command()

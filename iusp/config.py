@@ -500,6 +500,9 @@ class Registration(Section):
     """Experiment that holds the runs."""
     model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     """Registered model of which every student becomes a version; `<model_name>.promotions` keeps the history."""
+    outage: Literal["keep", "fail"]
+    """While MLflow fails, training goes on, and the registration step delivers what is missing (`keep`); or the step
+    fails at once, and goes on from its last epoch when it is run again (`fail`). Registration itself always fails."""
     auto_promote: bool
     """The registration step promotes the challenger if the gate lets it; otherwise `iusp promote` is a person's act."""
     gate: Gate

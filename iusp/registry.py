@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from iusp.errors import InputError
 from iusp.files import digest, sha256
-from iusp.tracking import connect
+from iusp.tracking import connect, readable_storage
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT, EVALUATION = "student", "evaluation"
@@ -39,18 +39,28 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     files = [extra / "weights.safetensors", extra / "config.json", *sorted((model / "device").glob("*.onnx"))]
     identity = digest([sha256(path) for path in files])
     _create(client, model_name, "Students distilled for urban sound tagging (iusp)")
-    found = client.search_model_versions(f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'")
+    same = f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'"
+    found = client.search_model_versions(same, order_by=["version_number ASC"])
     if found:
-        version = max(found, key=lambda one: int(one.version))
+        version = found[-1]
         if (model / EVALUATION).is_dir():  # what is measured may be measured anew, like the tags
-            client.log_artifacts(str(version.run_id), str(model / EVALUATION), f"{ARTIFACT}/{EVALUATION}")
+            _store(client, str(version.run_id), model / EVALUATION, f"{ARTIFACT}/{EVALUATION}")
     else:
-        client.log_artifacts(run_id, str(model), ARTIFACT)
+        _store(client, run_id, model, ARTIFACT)
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
-        version = client.create_model_version(model_name, source, run_id, tags={DIGEST_TAG: identity})
+        client.create_model_version(model_name, source, run_id, tags={DIGEST_TAG: identity})
+        # Where the answer was lost, MLflow's client has asked again, and there are two.
+        version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
+        for double in doubles:
+            client.delete_model_version(model_name, double.version)
     for name, value in tags.items():
         client.set_model_version_tag(model_name, version.version, name, str(value))
     return int(version.version)
+
+
+def _store(client: MlflowClient, run_id: str, folder: Path, path: str) -> None:
+    with readable_storage(f"{folder} cannot be stored"):
+        client.log_artifacts(run_id, str(folder), path)
 
 
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:
@@ -238,16 +248,11 @@ def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str
     what = f"{model_name} version {version.version}"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with readable_storage(f"{what}: {path} cannot be fetched"):
         source = client.get_model_version_download_uri(model_name, version.version)
         above, _, last = f"{source}/{path}".rpartition("/")
         found = {Path(one.path).name for one in list_artifacts(artifact_uri=above, tracking_uri=client.tracking_uri)}
         if last not in found:
             raise InputError(f"{what}: has no artifact {path}; run the evaluation and registration steps (dvc repro)")
         download_artifacts(f"{above}/{last}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
-    except InputError:
-        raise
-    except Exception as error:  # what it is differs from one kind of storage to the next
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{what}: {path} cannot be fetched ({reason}); check MLflow's artifact storage") from None
     return int(version.version)

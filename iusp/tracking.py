@@ -10,15 +10,17 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from iusp import __version__
@@ -38,6 +40,15 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
 BATCH_LIMIT = 1000  # metrics of one request
+REASON_LENGTH = 300
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+EpochLog = Callable[[str, Mapping[str, float]], None]
+"""Logs an epoch of a step, by the step's name."""
+
+
+class OutageError(InputError):
+    """MLflow cannot be reached, fails or refuses."""
 
 
 def tracking_uri() -> str:
@@ -60,14 +71,39 @@ def readable_errors() -> Iterator[None]:
     """Turn what MLflow and its database raise into one line that names the server.
 
     Raises:
-        InputError: instead.
+        OutageError: instead.
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ModuleNotFoundError) as error:
-        # A URI may hold a password, and MLflow repeats it.
-        message = re.sub(r"//\S*@", "//", f"MLflow at {tracking_uri()}: {' '.join(str(error).split())}")
-        raise InputError(f"{message[:300]}; check MLFLOW_TRACKING_URI") from None
+    except (MlflowException, SQLAlchemyError, RequestException, ModuleNotFoundError) as error:
+        reason = without_secrets(f"MLflow at {tracking_uri()}: {error}")
+        raise OutageError(f"{reason}; check MLFLOW_TRACKING_URI") from None
+
+
+def without_secrets(text: str) -> str:
+    """Return what a library said in one line; MLflow and boto3 repeat addresses and headers, which may hold secrets."""
+    for name in SECRETS:
+        if secret := os.environ.get(name, "").strip():
+            text = text.replace(secret, "…").replace(quote(secret, safe=""), "…")
+    return re.sub(r"//\S*@", "//", " ".join(text.split()))[:REASON_LENGTH]
+
+
+@contextmanager
+def readable_storage(what: str) -> Iterator[None]:
+    """Turn what MLflow's artifact storage raises, which differs from one kind to the next, into one line.
+
+    Args:
+        what: cannot be done.
+
+    Raises:
+        OutageError: instead.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise OutageError(f"{what} ({without_secrets(str(error))}); check MLflow's artifact storage") from None
 
 
 def _git_commit() -> str | None:
@@ -130,10 +166,11 @@ class StepRun:
     def artifacts(self, paths: Sequence[Path]) -> None:
         """Upload files and folders."""
         for path in paths:
-            if path.is_dir():
-                self._client.log_artifacts(self.run_id, str(path), path.name)
-            else:
-                self._client.log_artifact(self.run_id, str(path))
+            with readable_storage(f"{path} cannot be stored"):
+                if path.is_dir():
+                    self._client.log_artifacts(self.run_id, str(path), path.name)
+                else:
+                    self._client.log_artifact(self.run_id, str(path))
 
 
 class Tracker:
@@ -202,7 +239,10 @@ class Tracker:
 
     def _find(self, step: str) -> Run | None:
         named = f"tags.`{EXECUTION_TAG}` = '{self.execution}' and tags.`{STEP_TAG}` = '{step}'"
-        found = self.client.search_runs([self.experiment_id], named, max_results=1)
+        found = self.client.search_runs([self.experiment_id], named, order_by=["attributes.start_time ASC"])
+        # Where the answer was lost, MLflow's client has asked again for a new run, and there are two.
+        for double in found[1:]:
+            self.client.delete_run(double.info.run_id)
         return found[0] if found else None
 
     def _find_or_create(self, step: str, name: str, parent: str | None) -> StepRun:
@@ -210,8 +250,10 @@ class Tracker:
         tags = {EXECUTION_TAG: self.execution, STEP_TAG: step}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
-        run = found or self.client.create_run(self.experiment_id, run_name=name, tags=tags)
-        return StepRun(self.client, run)
+        if not found:
+            made = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+            found = self._find(step) or made
+        return StepRun(self.client, found)
 
     @contextmanager
     def step(self, name: str) -> Iterator[StepRun]:
@@ -245,3 +287,53 @@ class Tracker:
             last = self._find("registration")
             status = "FINISHED" if last and last.info.status == "FINISHED" else "FAILED"
         self.client.set_terminated(self.parent.run_id, status)
+
+
+@contextmanager
+def epoch_log(
+    open_tracker: Callable[[], Tracker], steps: Sequence[str], outage: str, tell: Callable[[str], None]
+) -> Iterator[EpochLog]:
+    """Open the runs of steps that train, and yield what logs their epochs.
+
+    Args:
+        open_tracker: returns the execution's runs.
+        steps: their names.
+        outage: `registration.outage` of params.yaml. With `keep`, from MLflow's first failure on nothing is logged: the
+            registration step delivers all of it, from the training records, as of a step that DVC took from its cache.
+        tell: told in one line of a failure that is borne.
+
+    Raises:
+        OutageError: MLflow fails, and `outage` is `fail`.
+    """
+    stack = ExitStack()
+    runs: dict[str, StepRun] = {}
+
+    def begin() -> None:
+        tracker = open_tracker()
+        runs.update((step, stack.enter_context(tracker.step(step))) for step in steps)
+
+    def attempt(action: Callable[[], Any]) -> None:
+        try:
+            with readable_errors():
+                action()
+        except OutageError as error:
+            if outage == "fail":
+                raise
+            # A later epoch would make those before it look logged; and each attempt takes its time.
+            runs.clear()
+            stack.pop_all()
+            tell(f"{error}. Training goes on; the registration step delivers what MLflow lacks")
+
+    def log(step: str, row: Mapping[str, float]) -> None:
+        if step in runs:
+            attempt(lambda: runs[step].row(row))
+
+    attempt(begin)
+    try:
+        yield log
+    except BaseException as error:
+        # MLflow's own failure is no news any more.
+        with suppress(OutageError), readable_errors():
+            stack.__exit__(type(error), error, error.__traceback__)
+        raise
+    attempt(stack.close)
