@@ -87,7 +87,7 @@ class Repository(Section):
     @model_validator(mode="after")
     def _plain(self) -> "Repository":
         # The scheme decides: ssh needs a user's name, and that is no secret.
-        if re.match(r"(?i)https?://[^/]*@|[a-z+]+://[^@]*:[^@]*@", self.url):
+        if re.match(r"(?i)https?://([^/]*@|.*[?#])|[a-z+]+://[^@]*:[^@]*@", self.url):
             raise ValueError("url must hold no credentials; leave them to git's credential helper")
         if self.path.startswith(("/", "-")) or ".." in self.path.split("/"):
             raise ValueError(f"path {self.path!r} must lead from the repository's root to a folder in it")
@@ -181,6 +181,8 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _origin(self) -> "Dataset":
+        if "://" in self.path:  # which may hold a password; and messages name the folder
+            raise ValueError("path must be a folder of this machine; sources s3 and dvc are for what is elsewhere")
         if self.s3 is not None and not S3_ADDRESS.fullmatch(self.s3):
             raise ValueError("s3 must be s3://bucket/prefix, without credentials")
         if self.source == "s3" and self.s3 is None:

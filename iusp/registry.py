@@ -48,11 +48,11 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     else:
         _store(client, run_id, model, ARTIFACT)
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
-        client.create_model_version(model_name, source, run_id, tags={DIGEST_TAG: identity})
+        client.create_model_version(model_name, source, run_id, tags={DIGEST_TAG: identity}, await_creation_for=0)
         # Where the answer was lost, MLflow's client has asked again, and there are two.
         version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
         for double in doubles:
-            client.delete_model_version(model_name, double.version)
+            _delete(client, model_name, double.version)
     for name, value in tags.items():
         client.set_model_version_tag(model_name, version.version, name, str(value))
     return int(version.version)
@@ -74,6 +74,15 @@ def _create(client: MlflowClient, model_name: str, description: str) -> None:
         client.create_registered_model(model_name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _delete(client: MlflowClient, model_name: str, version: str) -> None:
+    """Delete a version, unless it has been: MLflow's client asks again where the answer was lost."""
+    try:
+        client.delete_model_version(model_name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
 
 
@@ -194,7 +203,7 @@ class Registry:
     def remove(self, numbers: Sequence[int]) -> None:
         """Remove entries from the log; their numbers are not given again."""
         for number in numbers:
-            self.client.delete_model_version(self.log_name, str(number))
+            _delete(self.client, self.log_name, str(number))
 
     def _search(self, model_name: str) -> list[ModelVersion]:
         found: list[ModelVersion] = []

@@ -36,6 +36,8 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 # Its seven retries would let a wrong address pass for work for four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+# It tells of every request that is repeated; what comes of it is one line of ours.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
@@ -262,6 +264,8 @@ class Tracker:
         self.client.update_run(run.run_id, status="RUNNING")
         try:
             yield run
+        except GeneratorExit:  # given up by `epoch_log`: MLflow cannot be told
+            raise
         except KeyboardInterrupt:
             self.client.set_terminated(run.run_id, "KILLED")
             raise

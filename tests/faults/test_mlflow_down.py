@@ -5,6 +5,7 @@ whole history, params, tags, artifacts' bytes, versions and aliases.
 """
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -82,9 +83,16 @@ def iusp(*arguments: str) -> Result:
     return done
 
 
+def good(*arguments: str) -> None:
+    done = iusp(*arguments)
+    assert done.exit_code == 0, done.output
+
+
 def refused(done: Result) -> str:
     assert done.exit_code == 2, done.output
-    (line,) = done.stderr.splitlines()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, lines
+    (line,) = lines
     assert line.startswith("iusp: ")
     assert "MLflow" in line
     return line
@@ -170,7 +178,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for step in ("dataset", "features"):
-            assert iusp(step).exit_code == 0
+            good(step)
     evaluated(folder / "by-hand", GOOD)
     (folder / "by-hand/evaluation").rename(folder / "evaluation")
     for name in ("teacher", "small-seed-0"):
@@ -194,10 +202,15 @@ def project(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried: Tried) -> None:
     server, proxy = serve("undisturbed")
-    assert iusp("registration").exit_code == 0
-    asked, expected = len(proxy.requests), holds(server)
+    good("registration")
+    expected = holds(server)
+    proxy.requests.clear()
+    good("registration")
+    # Of what is there already, less is asked.
+    asked = len(proxy.requests)
+    assert holds(server) == expected
     assert len(expected["versions"]) == 1
-    assert asked > 60
+    assert asked > 40
     metrics = {run["step"]: run["metrics"] for run in expected["runs"]}
     assert metrics["teacher"]["loss_labels"] == [(n, 1 / n) for n in range(1, 5)]
 
@@ -225,8 +238,12 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
         assert len(proxy.requests) <= moment + 5
         assert not (project / "reports/registration.json").exists()
         server.start()
+    proxy.fault = lambda key, before: Fault(status=500, drop=True)
+    # Nor does a process of its own say more than a line.
+    done = subprocess.run(["iusp", "models"], env=os.environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n"), done.stderr[:6]) == (2, 1, "iusp: ")
     proxy.fault = lambda key, before: None
-    assert iusp("registration").exit_code == 0
+    good("registration")
     lost = same(holds(server), expected)
     tried("MLflow's server killed while registration logs to it", KILLS, "fails; run again: all is there once", lost)
 
@@ -234,7 +251,7 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
 def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tried: Tried) -> None:
     """MLflow's client asks again; the server has done it already."""
     server, _ = serve("undisturbed")
-    assert iusp("registration").exit_code == 0
+    good("registration")
     expected = holds(server)
     server, proxy = serve("deaf")
     writing = ("POST ", "PUT ", "PATCH ", "DELETE ")
@@ -251,7 +268,7 @@ def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tri
         return None
 
     proxy.fault = fault
-    assert iusp("registration").exit_code == 0
+    good("registration")
     assert told["lost"] > 30
     lost = same(holds(server), expected)
     tried("MLflow's answer lost after it had written", told["lost"], "asked again; all is there once", lost)
@@ -295,9 +312,9 @@ class Outage:
 def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: Path, tried: Tried) -> None:
     server, proxy = serve("undisturbed")
     for step in (["teacher"], ["student", "small"]):
-        assert iusp(*step).exit_code == 0
+        good(*step)
     trained(project)
-    assert iusp("registration").exit_code == 0
+    good("registration")
     expected, bytes_ = holds(server), models(project)
     metrics = {run["step"]: run["metrics"] for run in expected["runs"]}
     assert len(metrics["teacher"]["loss_labels"]) == len(metrics["small-seed-0"]["loss_iusp"]) == 3
@@ -310,7 +327,7 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
     student = (None, middle[0])
     for outage in ("keep", "fail"):
         settings(project, outage)
-        for number, moment in enumerate(moments):
+        for number, moment in enumerate(moments if outage == "keep" else moments[:2]):
             server, proxy = serve(f"{outage}-{number}")
             epochs = Outage(server, proxy, *(moment[0], moment[2])) if moment else None
             (project / "reports/registration.json").unlink(missing_ok=True)
@@ -338,14 +355,14 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
                     assert "check MLFLOW_TRACKING_URI" in refused(done)
                     server.start()
                     proxy.fault = lambda key, before: None
-                    assert iusp(*step).exit_code == 0
+                    good(*step)
             trained(project)
             if outage == "keep":
                 # Nothing of it is kept in one process: it is all on the disk.
                 refused(iusp("registration"))
                 server.start()
                 proxy.fault = lambda key, before: None
-            assert iusp("registration").exit_code == 0
+            good("registration")
             assert models(project) == bytes_
             lost[outage] += same(holds(server), expected)
     what = "MLflow's server killed before, in the midst and at the end of training, `outage: "

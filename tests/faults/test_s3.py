@@ -225,8 +225,10 @@ def failing(proxy: Proxy, name: str, strikes: Callable[[str, int], bool]) -> Ite
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_what_passes_is_got_over(proxy: Proxy, prepare: Prepare, pauses: list[float], tried: Tried) -> None:
+    times = 0
     for number, name in enumerate(FAULTS):
-        times, often = 0, 1 if name == NEVER else 2
+        # All of a file of SONYC-UST's that is damaged twice is another file: they are large.
+        often = 1 if name in (NEVER, "sends a wrong bit") else 2
         for kind in OPERATIONS:
             operation = prepare(kind, f"{kind}-{number}")
             pauses.clear()
@@ -236,7 +238,7 @@ def test_what_passes_is_got_over(proxy: Proxy, prepare: Prepare, pauses: list[fl
             assert set(struck.values()) == {often}, f"{kind}: {name}"
             assert pauses or name in OF_BODIES
             times += struck.total()
-        tried(f"S3 {name}, {often} times for each object that is read or written", times, "asked again; whole")
+    tried(f"S3 fails once or twice for each object, in {len(FAULTS)} ways", times, "asked again, with pauses; whole")
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

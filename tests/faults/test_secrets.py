@@ -40,7 +40,6 @@ SECRETS = {
     "in ~/.netrc": "Pl4nted-netrc",
     "in ~/.aws/credentials": "Pl4nted/aws+file=",
 }
-NEEDLES = 8  # of each: raw, percent-encoded in two ways, base64 at three offsets, and two of these URL-safe
 
 
 def forms(secret: str) -> set[bytes]:
@@ -192,13 +191,6 @@ def test_what_works_writes_no_secret(whole: Place, tried: Tried) -> None:
           len(files), "files, databases and logs searched; no secret in any")  # fmt: skip
 
 
-def params_with(place: Place, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    params = place.project.params()
-    params["dataset"] |= changes
-    (place.project.folder / "params.yaml").unlink()
-    place.project.write_params(params)
-
-
 def test_what_fails_tells_no_secret(whole: Place, monkeypatch: pytest.MonkeyPatch, tried: Tried) -> None:
     place = whole
     monkeypatch.chdir(place.project.folder)
@@ -208,7 +200,6 @@ def test_what_fails_tells_no_secret(whole: Place, monkeypatch: pytest.MonkeyPatc
     dead = free_port()
     endpoint = f"http://me:{SECRETS['of AWS_ENDPOINT_URL']}@127.0.0.1:{dead}"
     mlflow = {"MLFLOW_TRACKING_URI": f"http://me:{SECRETS['of MLFLOW_TRACKING_URI']}@127.0.0.1:{dead}"}
-    database = {"MLFLOW_TRACKING_URI": f"postgresql://me:{SECRETS['of MLFLOW_TRACKING_URI']}@127.0.0.1:{dead}/x"}
     # As a file has it that ends in a line end, and as nobody would write it.
     token = {"MLFLOW_TRACKING_TOKEN": f"{SECRETS['MLFLOW_TRACKING_TOKEN']}\n"}
     token |= {"MLFLOW_TRACKING_USERNAME": "", "MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_TRACKING_URI": place.mlflow}
@@ -222,7 +213,6 @@ def test_what_fails_tells_no_secret(whole: Place, monkeypatch: pytest.MonkeyPatc
         *((mlflow, command, {}) for command in (("registration",), ("models",), ("promote", "1"), ("history",))),
         (mlflow, ("tag", "recordings"), {}),
         (mlflow, ("release", "--to", f"s3://{BUCKET}/x"), {}),
-        (database, ("models",), {}),
         (token, ("models",), {}),
         (token, ("registration",), {}),
         (s3, ("fetch", f"s3://{BUCKET}/device", *to), {}),
@@ -244,7 +234,7 @@ def test_what_fails_tells_no_secret(whole: Place, monkeypatch: pytest.MonkeyPatc
             for mirror in (f"https://me:{password}@127.0.0.1:{dead}/x", f"https://127.0.0.1:{dead}/x?token={password}")
         ),
     ]
-    for name, value in (place.env | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}).items():
+    for name, value in (place.env | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "AWS_MAX_ATTEMPTS": "1"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("iusp.storage.REQUESTS", 1)
     monkeypatch.setattr("iusp.download.FAILURES", 1)
