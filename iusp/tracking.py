@@ -31,6 +31,8 @@ from iusp.files import code_digest, digest, read_json
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
 # database as an error, with a traceback, it raises as well.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# It prints the address of each run that ends, with the password that may be in it.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 # Artifacts come through the server: it would send clients on to its storage, by a name that they may not know.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 # Its seven retries would let a wrong address pass for work for four minutes.

@@ -80,6 +80,7 @@ def iusp(*arguments: str) -> Result:
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code in (0, 2), (done.output, done.exception)
     assert "Traceback" not in done.output
+    assert "View run" not in done.output  # with an address, which may hold a password
     return done
 
 

@@ -284,20 +284,17 @@ def test_whatever_fails_at_random_the_outcome_is_whole_or_nothing(
     outcomes: Counter[str] = Counter()
     struck = 0
     for seed in range(MANY // 2):
-        chance = random.Random(f"{request.node.name} {seed}")
-        likely = chance.choice((0.1, 0.3, 0.6))
+        likely = (0.1, 0.4, 0.9)[seed % 3]
         operation = prepare(OPERATIONS[seed % 4], f"chance-{seed}")
-        lock = threading.Lock()
 
-        def fault(
-            key: str, before: int, chance: random.Random = chance, likely: float = likely, lock: Any = lock
-        ) -> Any:
+        def fault(key: str, before: int, seed: int = seed, likely: float = likely) -> Fault | None:
             nonlocal struck
-            with lock:
-                if chance.random() > likely:
-                    return None
-                struck += 1
-                return FAULTS[chance.choice(kinds)]
+            # The same in whatever order threads ask.
+            chance = random.Random(f"{seed} {key} {before}")
+            if chance.random() > likely:
+                return None
+            struck += 1
+            return FAULTS[chance.choice(kinds)]
 
         proxy.fault = fault
         with suppress(SystemExit), readable_failures():
