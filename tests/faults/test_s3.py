@@ -228,7 +228,7 @@ def test_what_passes_is_got_over(proxy: Proxy, prepare: Prepare, pauses: list[fl
     times = 0
     for number, name in enumerate(FAULTS):
         # All of a file of SONYC-UST's that is damaged twice is another file: they are large.
-        often = 1 if name in (NEVER, "sends a wrong bit") else 2
+        often = 1 if name in (NEVER, "sends a wrong bit", "sends a wrong checksum") else 2
         for kind in OPERATIONS:
             operation = prepare(kind, f"{kind}-{number}")
             pauses.clear()
