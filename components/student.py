@@ -26,6 +26,7 @@ def student(
         teacher: of the teacher step.
         student: weights and training record, in a folder for each seed.
     """
+    import os
     from pathlib import Path
 
     from iusp.config import Student as Config
@@ -36,7 +37,7 @@ def student(
     settings = Config.model_validate_json(config), StudentTraining.model_validate_json(common)
     folders = [Path(artifact.path) for artifact in (dataset, features, teacher, student)]
     with readable_failures():
-        trained = train_student(name, *settings, Tracker.joined(), *folders)
+        trained = train_student(name, *settings, Tracker.joined, os.environ["IUSP_OUTAGE"], *folders)
     kept = ("method", "architecture", "parameters", "epoch", "validate_micro_auprc")
     for seed, one in trained.items():
         student.metadata |= {"display_name": f"{name}, seed {seed}"} | {key: one[key] for key in kept}

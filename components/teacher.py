@@ -18,6 +18,7 @@ def teacher(
         features: of the features step.
         teacher: weights, training record and knowledge.
     """
+    import os
     from pathlib import Path
 
     from iusp.config import Augmentations
@@ -28,6 +29,6 @@ def teacher(
     settings = Config.model_validate_json(config), Augmentations.model_validate_json(augmentation)
     folders = Path(dataset.path), Path(features.path), Path(teacher.path)
     with readable_failures():
-        trained = train_teacher(*settings, Tracker.joined(), *folders)
+        trained = train_teacher(*settings, Tracker.joined, os.environ["IUSP_OUTAGE"], *folders)
     kept = ("architecture", "parameters", "epoch", "validate_micro_auprc")
     teacher.metadata |= {"display_name": "teacher"} | {key: trained[key] for key in kept}

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,11 @@ from iusp import __version__
 from iusp.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iusp.config import Config
     from iusp.registry import Registry
+    from iusp.tracking import Tracker
 
 DATASET, RECORDINGS, FEATURES = Path("data/dataset"), Path("data/recordings"), Path("data/features")
 TEACHER, STUDENTS = Path("models/teacher"), Path("models/students")
@@ -57,6 +61,13 @@ def _config(ctx: click.Context) -> "Config":
     from iusp.config import load
 
     return load(ctx.obj)
+
+
+def _tracked(config: "Config") -> "tuple[Callable[[], Tracker], str]":
+    """Return what opens MLflow's runs, and what to do while it fails; neither changes what a step writes."""
+    from iusp.tracking import Tracker
+
+    return partial(Tracker.of, config, DATASET), config.registration.outage
 
 
 @main.command()
@@ -104,7 +115,6 @@ def teacher(ctx: click.Context) -> None:
     from iusp.console import train_teacher
     from iusp.progress import silent
     from iusp.steps.teacher import run
-    from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
     with distributed.group():
@@ -112,9 +122,7 @@ def teacher(ctx: click.Context) -> None:
             # The first process speaks for all.
             run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, silent, lambda row: None)
             return
-        with readable_errors():
-            tracker = Tracker.of(config, DATASET)
-        train_teacher(config.teacher, config.augmentation, tracker, DATASET, FEATURES, TEACHER)
+        train_teacher(config.teacher, config.augmentation, *_tracked(config), DATASET, FEATURES, TEACHER)
 
 
 @main.command()
@@ -127,15 +135,12 @@ def student(ctx: click.Context, name: str) -> None:
     AUPRC go to MLflow after each epoch.
     """
     from iusp.console import train_student
-    from iusp.tracking import Tracker, readable_errors
 
     config = _config(ctx)
     if name not in config.students:
         raise InputError(f"{ctx.obj}: there is no students.{name}, only {', '.join(config.students)}")
-    with readable_errors():
-        tracker = Tracker.of(config, DATASET)
     entry = config.students[name]
-    train_student(name, entry, config.student, tracker, DATASET, FEATURES, TEACHER, STUDENTS / name)
+    train_student(name, entry, config.student, *_tracked(config), DATASET, FEATURES, TEACHER, STUDENTS / name)
 
 
 @main.command()

@@ -91,7 +91,7 @@ class Repository(Section):
     @model_validator(mode="after")
     def _plain(self) -> "Repository":
         # The scheme decides: ssh needs a user's name, and that is no secret.
-        if re.match(r"(?i)https?://[^/]*@|[a-z+]+://[^@]*:[^@]*@", self.url):
+        if re.match(r"(?i)https?://([^/]*@|.*[?#])|[a-z+]+://[^@]*:[^@]*@", self.url):
             raise ValueError("url must hold no credentials; leave them to git's credential helper")
         if self.path.startswith(("/", "-")) or ".." in self.path.split("/"):
             raise ValueError(f"path {self.path!r} must lead from the repository's root to a folder in it")
@@ -185,6 +185,8 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _origin(self) -> "Dataset":
+        if "://" in self.path:  # which may hold a password; and messages name the folder
+            raise ValueError("path must be a folder of this machine; sources s3 and dvc are for what is elsewhere")
         if self.s3 is not None and not S3_ADDRESS.fullmatch(self.s3):
             raise ValueError("s3 must be s3://bucket/prefix, without credentials")
         if self.source == "s3" and self.s3 is None:
@@ -504,6 +506,9 @@ class Registration(Section):
     """Experiment that holds the runs."""
     model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     """Registered model of which every student becomes a version; `<model_name>.promotions` keeps the history."""
+    outage: Literal["keep", "fail"]
+    """While MLflow fails, training goes on, and the registration step delivers what is missing (`keep`); or the step
+    fails at once, and goes on from its last epoch when it is run again (`fail`). Registration itself always fails."""
     auto_promote: bool
     """The registration step promotes the challenger if the gate lets it; otherwise `iusp promote` is a person's act."""
     gate: Gate

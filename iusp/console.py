@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from iusp.errors import InputError
 from iusp.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from iusp.config import Augmentations, Evaluation, Gate, Student, StudentTraining, Teacher
     from iusp.device.runtime import DeviceModel, Window
@@ -104,18 +104,28 @@ def _described(row: "Row") -> str:
     return f"loss {losses}; validate micro AUPRC {row['validate_micro_auprc']:.3f}"
 
 
+def _warn(line: str) -> None:
+    click.echo(f"iusp: {line}", err=True)
+
+
 def train_teacher(
-    config: "Teacher", augmentation: "Augmentations", tracker: "Tracker", dataset: Path, features: Path, output: Path
+    config: "Teacher",
+    augmentation: "Augmentations",
+    open_tracker: "Callable[[], Tracker]",
+    outage: str,
+    dataset: Path,
+    features: Path,
+    output: Path,
 ) -> dict[str, Any]:
     """Run the teacher step; each epoch is shown, and logged to MLflow, when it ends."""
     from iusp.steps.teacher import run
-    from iusp.tracking import readable_errors
+    from iusp.tracking import epoch_log
 
-    with shown_progress() as progress, readable_errors(), tracker.step("teacher") as tracked:
+    with shown_progress() as progress, epoch_log(open_tracker, ["teacher"], outage, _warn) as log:
 
         def on_epoch(row: "Row") -> None:
             progress("teacher", int(row["epoch"]), config.training.epochs, _described(row))
-            tracked.row(row)
+            log("teacher", row)
 
         return run(config, augmentation, dataset, features, output, progress, on_epoch)
 
@@ -124,7 +134,8 @@ def train_student(
     name: str,
     student: "Student",
     common: "StudentTraining",
-    tracker: "Tracker",
+    open_tracker: "Callable[[], Tracker]",
+    outage: str,
     dataset: Path,
     features: Path,
     teacher: Path,
@@ -132,17 +143,15 @@ def train_student(
 ) -> dict[int, dict[str, Any]]:
     """Run the student step; each epoch of each seed is shown, and logged to MLflow, when it ends."""
     from iusp.steps.student import run
-    from iusp.tracking import readable_errors
+    from iusp.tracking import epoch_log
 
-    with ExitStack() as stack:
-        progress = stack.enter_context(shown_progress())
-        stack.enter_context(readable_errors())
-        tracked = {seed: stack.enter_context(tracker.step(f"{name}-seed-{seed}")) for seed in student.seeds}
+    steps = {seed: f"{name}-seed-{seed}" for seed in student.seeds}
+    with shown_progress() as progress, epoch_log(open_tracker, list(steps.values()), outage, _warn) as log:
 
         def on_epoch(seed: int, row: "Row") -> None:
             task = f"{name} ({student.method}), seed {seed}"
             progress(task, int(row["epoch"]), common.training.epochs, _described(row))
-            tracked[seed].row(row)
+            log(steps[seed], row)
 
         return run(name, student, common, dataset, features, teacher, output, on_epoch)
 

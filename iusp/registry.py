@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from iusp.errors import InputError
 from iusp.files import digest, sha256
-from iusp.tracking import connect, one_line, readable_errors
+from iusp.tracking import connect, one_line, readable_errors, readable_storage
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT, EVALUATION = "student", "evaluation"
@@ -44,20 +44,24 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     if found:
         version = found[0]
         if (model / EVALUATION).is_dir():  # what is measured may be measured anew, like the tags
-            client.log_artifacts(str(version.run_id), str(model / EVALUATION), f"{ARTIFACT}/{EVALUATION}")
+            _store(client, str(version.run_id), model / EVALUATION, f"{ARTIFACT}/{EVALUATION}")
         for name, value in described.items():
             client.set_model_version_tag(model_name, version.version, name, value)
     else:
-        client.log_artifacts(run_id, str(model), ARTIFACT)
+        _store(client, run_id, model, ARTIFACT)
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
         # After its files, and with its tags in one transaction: a version that is there is whole.
-        client.create_model_version(model_name, source, run_id, tags=described)
+        client.create_model_version(model_name, source, run_id, tags=described, await_creation_for=0)
         # Another process made one at once, or an answer was lost and MLflow's client asked again: the first counts.
         version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
         for double in doubles:
-            with suppress(MlflowException):  # the other process was faster here, too
-                client.delete_model_version(model_name, double.version)
+            _delete(client, model_name, double.version)
     return int(version.version)
+
+
+def _store(client: MlflowClient, run_id: str, folder: Path, path: str) -> None:
+    with readable_storage(f"{folder} cannot be stored"):
+        client.log_artifacts(run_id, str(folder), path)
 
 
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:
@@ -71,6 +75,15 @@ def _create(client: MlflowClient, model_name: str, description: str) -> None:
         client.create_registered_model(model_name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _delete(client: MlflowClient, model_name: str, version: str) -> None:
+    """Delete a version, unless it has been: MLflow's client asks again where the answer was lost."""
+    try:
+        client.delete_model_version(model_name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
 
 
@@ -207,7 +220,7 @@ class Registry:
     def remove(self, numbers: Sequence[int]) -> None:
         """Remove entries from the log; their numbers are not given again."""
         for number in numbers:
-            self.client.delete_model_version(self.log_name, str(number))
+            _delete(self.client, self.log_name, str(number))
 
     def _search(self, model_name: str) -> list[ModelVersion]:
         found: list[ModelVersion] = []
@@ -261,18 +274,13 @@ def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str
     what = f"{model_name} version {version.version}"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with readable_storage(f"{what}: {path} cannot be fetched"):
         source = client.get_model_version_download_uri(model_name, version.version)
         above, _, last = f"{source}/{path}".rpartition("/")
         found = {Path(one.path).name for one in list_artifacts(artifact_uri=above, tracking_uri=client.tracking_uri)}
         if last not in found:
             raise InputError(f"{what}: has no artifact {path}; run the evaluation and registration steps (dvc repro)")
         download_artifacts(f"{above}/{last}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
-    except InputError:
-        raise
-    except Exception as error:  # what it is differs from one kind of storage to the next
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{what}: {path} cannot be fetched ({reason}); check MLflow's artifact storage") from None
     return int(version.version)
 
 

@@ -41,6 +41,7 @@ from iusp.progress import Progress
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 THREADS = 16
 QUEUED = 4 * THREADS  # objects that wait for a thread; all at once would take memory for each
@@ -229,7 +230,7 @@ def read(client: "S3Client", uri: str, limit: int) -> tuple[bytes, str] | None:
 def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Open an object from a byte on; see `iusp.download.Opener`.
 
-    No checksum is verified.
+    The checksum that S3 has is verified of a whole object; none is of a part.
 
     Args:
         uri: `s3://bucket/key`.
@@ -243,7 +244,7 @@ def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     try:
         with _readable(uri):
             # Some servers send the whole object's checksum with a part; and an empty object has no ranges.
-            get = partial(connect(uri, verifying=False).get_object, Bucket=bucket, Key=key)
+            get = partial(connect(uri, verifying=not start).get_object, Bucket=bucket, Key=key)
             response = get(Range=f"bytes={start}-") if start else get()
     except UnavailableError:
         raise PassingError("the server cannot be reached, or fails") from None
@@ -375,8 +376,28 @@ def _content(client: "S3Client", bucket: str, key: str, limit: int) -> tuple[byt
     response = client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     if response["ContentLength"] > limit:
         raise InputError(f"s3://{bucket}/{key}: is larger than {limit:,} bytes, and so nothing of ours; see what it is")
-    with closing(response["Body"]) as body, _unbroken():
-        return body.read(), response["ETag"]
+    with closing(response["Body"]) as body:
+        with _unbroken():
+            content = body.read()
+        _is_verified(response, hashlib.md5(content, usedforsecurity=False).hexdigest())
+        return content, response["ETag"]
+
+
+def _is_verified(response: "GetObjectOutputTypeDef", md5: str) -> bool:
+    """Tell whether more than its size vouches for a body that has been read: S3's checksum, or an ETag that is an MD5.
+
+    Raises:
+        BrokenDownloadError: that ETag is of something else.
+    """
+    if isinstance(response["Body"], StreamingChecksumBody):
+        return True
+    etag = response["ETag"].strip('"')
+    # With a key of one's own (KMS) S3 encrypts before it makes the ETag.
+    if not MD5.fullmatch(etag) or response.get("ServerSideEncryption", "AES256") != "AES256":
+        return False
+    if md5 != etag:
+        raise BrokenDownloadError("what arrived does not have the ETag's MD5")
+    return True
 
 
 @contextmanager
@@ -404,12 +425,7 @@ def _download(client: "S3Client", bucket: str, key: str, entry: Object, target: 
                 size += len(block)
         if size != entry.size:
             raise BrokenDownloadError(f"{size} of {entry.size} bytes arrived")
-        # With a key of one's own (KMS) S3 encrypts before it makes the ETag.
-        is_md5 = MD5.fullmatch(entry.etag) and response.get("ServerSideEncryption", "AES256") == "AES256"
-        verified = isinstance(body, StreamingChecksumBody)
-        if is_md5 and not verified and md5.hexdigest() != entry.etag:
-            raise BrokenDownloadError("what arrived does not have the ETag's MD5")
-        return verified or bool(is_md5)
+        return _is_verified(response, md5.hexdigest())
 
 
 @contextmanager

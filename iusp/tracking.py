@@ -10,16 +10,18 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from requests import RequestException
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,15 +33,28 @@ from iusp.records import Digested
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
 # database as an error, with a traceback, it raises as well.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# It prints the address of each run that ends, with the password that may be in it.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 # Artifacts come through the server: it would send clients on to its storage, by a name that they may not know.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 # Its seven retries would let a wrong address pass for work for four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+# It tells of every request that is repeated; what comes of it is one line of ours.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
 BATCH_LIMIT = 1000  # metrics of one request
+REASON_LENGTH = 300
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+EpochLog = Callable[[str, Mapping[str, float]], None]
+"""Logs an epoch of a step, by the step's name."""
+
+
+class OutageError(InputError):
+    """MLflow cannot be reached, fails or refuses."""
 
 
 def tracking_uri() -> str:
@@ -83,18 +98,43 @@ def readable_errors() -> Iterator[None]:
     """Turn what MLflow and its database raise into one line that names the server.
 
     Raises:
-        InputError: instead.
+        OutageError: instead.
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ModuleNotFoundError) as error:
-        raise InputError(f"{one_line(error)}; check MLFLOW_TRACKING_URI") from None
+    except (MlflowException, SQLAlchemyError, RequestException, ModuleNotFoundError) as error:
+        raise OutageError(f"{one_line(error)}; check MLFLOW_TRACKING_URI") from None
 
 
 def one_line(error: Exception) -> str:
-    """Return what MLflow or its database said, after the server's address, without a password."""
-    # A URI may hold one, and MLflow repeats it.
-    return re.sub(r"//\S*@", "//", f"MLflow at {tracking_uri()}: {' '.join(str(error).split())}")[:300]
+    """Return what MLflow or its database said, after the server's address."""
+    return without_secrets(f"MLflow at {tracking_uri()}: {error}")
+
+
+def without_secrets(text: str) -> str:
+    """Return what a library said in one line; MLflow and boto3 repeat addresses and headers, which may hold secrets."""
+    for name in SECRETS:
+        if secret := os.environ.get(name, "").strip():
+            text = text.replace(secret, "…").replace(quote(secret, safe=""), "…")
+    return re.sub(r"//\S*@", "//", " ".join(text.split()))[:REASON_LENGTH]
+
+
+@contextmanager
+def readable_storage(what: str) -> Iterator[None]:
+    """Turn what MLflow's artifact storage raises, which differs from one kind to the next, into one line.
+
+    Args:
+        what: cannot be done.
+
+    Raises:
+        OutageError: instead.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise OutageError(f"{what} ({without_secrets(str(error))}); check MLflow's artifact storage") from None
 
 
 def _git_commit() -> str | None:
@@ -167,10 +207,11 @@ class StepRun:
     def artifacts(self, paths: Sequence[Path]) -> None:
         """Upload files and folders."""
         for path in paths:
-            if path.is_dir():
-                self._client.log_artifacts(self.run_id, str(path), path.name)
-            else:
-                self._client.log_artifact(self.run_id, str(path))
+            with readable_storage(f"{path} cannot be stored"):
+                if path.is_dir():
+                    self._client.log_artifacts(self.run_id, str(path), path.name)
+                else:
+                    self._client.log_artifact(self.run_id, str(path))
 
 
 class Tracker:
@@ -263,6 +304,8 @@ class Tracker:
         self.client.update_run(run.run_id, status="RUNNING")
         try:
             yield run
+        except GeneratorExit:  # given up by `epoch_log`: MLflow cannot be told
+            raise
         except KeyboardInterrupt:
             self.client.set_terminated(run.run_id, "KILLED")
             raise
@@ -288,3 +331,53 @@ class Tracker:
             last = self._find("registration")
             status = "FINISHED" if last and last.info.status == "FINISHED" else "FAILED"
         self.client.set_terminated(self.parent.run_id, status)
+
+
+@contextmanager
+def epoch_log(
+    open_tracker: Callable[[], Tracker], steps: Sequence[str], outage: str, tell: Callable[[str], None]
+) -> Iterator[EpochLog]:
+    """Open the runs of steps that train, and yield what logs their epochs.
+
+    Args:
+        open_tracker: returns the execution's runs.
+        steps: their names.
+        outage: `registration.outage` of params.yaml. With `keep`, from MLflow's first failure on nothing is logged: the
+            registration step delivers all of it, from the training records, as of a step that DVC took from its cache.
+        tell: told in one line of a failure that is borne.
+
+    Raises:
+        OutageError: MLflow fails, and `outage` is `fail`.
+    """
+    stack = ExitStack()
+    runs: dict[str, StepRun] = {}
+
+    def begin() -> None:
+        tracker = open_tracker()
+        runs.update((step, stack.enter_context(tracker.step(step))) for step in steps)
+
+    def attempt(action: Callable[[], Any]) -> None:
+        try:
+            with readable_errors():
+                action()
+        except OutageError as error:
+            if outage == "fail":
+                raise
+            # A later epoch would make those before it look logged; and each attempt takes its time.
+            runs.clear()
+            stack.pop_all()
+            tell(f"{error}. Training goes on; the registration step delivers what MLflow lacks")
+
+    def log(step: str, row: Mapping[str, float]) -> None:
+        if step in runs:
+            attempt(lambda: runs[step].row(row))
+
+    attempt(begin)
+    try:
+        yield log
+    except BaseException as error:
+        # MLflow's own failure is no news any more.
+        with suppress(OutageError), readable_errors():
+            stack.__exit__(type(error), error, error.__traceback__)
+        raise
+    attempt(stack.close)

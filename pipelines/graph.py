@@ -177,6 +177,7 @@ def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
         task.set_env_variable("IUSP_WORK", "/work")
     if step in TRACKED:
         task.set_env_variable("MLFLOW_EXPERIMENT_NAME", config.registration.experiment)
+        task.set_env_variable("IUSP_OUTAGE", config.registration.outage)
         _secret(task, cluster.mlflow_secret, ("MLFLOW_TRACKING_URI",), MLFLOW_KEYS)
     if step in STORING:
         _secret(task, cluster.storage_secret, STORAGE_KEYS, STORAGE_OPTIONS)

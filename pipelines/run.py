@@ -71,6 +71,7 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
         "IUSP_EXECUTION": f"local-{name}",
         "MLFLOW_EXPERIMENT_NAME": config.registration.experiment,
         "MLFLOW_TRACKING_URI": uri,
+        "IUSP_OUTAGE": config.registration.outage,
     }
     if containers:
         if uri.startswith("sqlite:") and not uri.startswith(f"sqlite:///{output}/"):

@@ -42,6 +42,9 @@ CONTEXT = (
 # Debian's client builds by BuildKit without a plugin; another one that comes first on the path may lack it.
 CLIENT = "/usr/bin/docker"
 BASE = "iusp:test-base"
+# What lies about where people build, and must not get into an image; tests look for it there.
+PLANTED = "Pl4nted-where-images-are-built"
+LYING_ABOUT = (".env", ".dvc/config.local", ".netrc", "mlflow.db", "recordings/clip.wav", "reports/registration.json")
 
 
 def _needed(program: str, package: str) -> str:
@@ -198,6 +201,9 @@ def build(engine: Engine, target: str, *options: str, packages: bool = True) -> 
             elif source.exists():
                 shutil.copy(source, context)
         (context / "docker/wheelhouse").mkdir()
+        for entry in LYING_ABOUT:
+            (context / entry).parent.mkdir(exist_ok=True)
+            (context / entry).write_text(PLANTED)
         if packages:
             shutil.copytree(wheelhouse(), context / "docker/wheelhouse", copy_function=os.link, dirs_exist_ok=True)
         engine.docker(

@@ -111,6 +111,9 @@ class Fault:
         flip: change a bit in the middle of the body.
         wait: seconds before the body.
         headers: to be sent instead of the server's; an empty one is not sent.
+        shorten: keep this many bytes of the body, and let them pass for all of it.
+        drop: ask the server, and break off without an answer; with a status, break off without asking.
+        after: called when the server has answered, before anybody hears of it.
     """
 
     status: int = 0
@@ -121,6 +124,9 @@ class Fault:
     flip: bool = False
     wait: float = 0
     headers: dict[str, str] = field(default_factory=dict)
+    shorten: int | None = None
+    drop: bool = False
+    after: Callable[[], None] = lambda: None
 
 
 class Proxy(ThreadingHTTPServer):
@@ -177,14 +183,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._answer("PUT ")
 
+    def do_GET(self) -> None:
+        self._answer("")
+
     def do_POST(self) -> None:
         self._answer("POST ")
 
+    def do_PATCH(self) -> None:
+        self._answer("PATCH ")
+
     def do_DELETE(self) -> None:
         self._answer("DELETE ")
-
-    def do_GET(self) -> None:
-        self._answer("")
 
     def _answer(self, method: str) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -213,12 +222,16 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "server")}
         body = answer.read()
         connection.close()
+        fault.after()
         if fault.late:
             self._refuse(fault)
         else:
             self._send(answer.status, headers, body, fault)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+        if fault.drop:
+            raise ConnectionAbortedError
+        body = body[: fault.shorten]
         changed = fault.headers | ({} if self.command == "HEAD" else {"Content-Length": str(len(body))})
         hidden = {"transfer-encoding", "date", *map(str.lower, changed)}
         self.send_response(status)

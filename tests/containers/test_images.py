@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_engine import ROOT, Engine, build
+from docker_engine import PLANTED, ROOT, Engine, build
 
 pytestmark = pytest.mark.containers
 
@@ -117,6 +117,22 @@ true
 """
     assert engine.docker("run", "--rm", "--network=none", image, "sh", "-c", script) == ""
     assert "PIP_" not in engine.docker("image", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
+
+
+def test_nothing_that_lay_about_is_in_a_layer(engine: Engine, image: str) -> None:
+    needle, there, kept = PLANTED.encode(), 0, b""
+    # Layers are not compressed in what this writes.
+    with subprocess.Popen(["docker", "save", image], env=engine.environment(), stdout=subprocess.PIPE) as client:
+        assert client.stdout
+        while block := client.stdout.read(2**24):
+            # What was at the end of one block may go on in the next one.
+            assert needle not in kept + block
+            there += b"Intra-utterance similarity" in block
+            kept = block[-len(needle) :]
+    assert client.returncode == 0
+    assert there, "what is looked for could not be found"
+    for shown in (("history", "--no-trunc"), ("inspect",)):
+        assert PLANTED not in engine.docker("image", *shown, image)
 
 
 def test_new_code_is_a_small_last_layer(engine: Engine, light: str, cpu: str) -> None:
