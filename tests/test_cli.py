@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, Project, environment
+from conftest import ROOT, Project, environment, merged
 
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
 COMMANDS += ("models", "promote", "rollback", "history")
@@ -93,10 +93,17 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
     assert "data" in refused(iusp("dataset", folder=project.folder))
 
 
-def test_an_mlflow_that_is_not_there_is_one_line_without_its_password(tmp_path: Path) -> None:
-    project = Project(tmp_path / "project")
+def stopped_by_mlflow(folder: Path) -> Project:
+    """A project whose training logs to MLflow, or ends at once."""
+    project = Project(folder / "project")
+    project.write_params(merged(project.params(), {"registration": {"outage": "fail"}}))
     (project.folder / "data/dataset").mkdir(parents=True)
     (project.folder / "data/dataset/dataset.json").write_text('{"digest": "d"}')
+    return project
+
+
+def test_an_mlflow_that_is_not_there_is_one_line_without_its_password(tmp_path: Path) -> None:
+    project = stopped_by_mlflow(tmp_path)
     done = project.run(
         "iusp",
         "teacher",
@@ -110,9 +117,7 @@ def test_an_mlflow_that_is_not_there_is_one_line_without_its_password(tmp_path: 
 
 
 def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
-    project = Project(tmp_path / "project")
-    (project.folder / "data/dataset").mkdir(parents=True)
-    (project.folder / "data/dataset/dataset.json").write_text('{"digest": "d"}')
+    project = stopped_by_mlflow(tmp_path)
     (project.folder / "mlflow.db").write_bytes(b"no database " * 1000)
     assert "MLflow at sqlite:///mlflow.db" in refused(project.run("iusp", "teacher", check=False))
 
