@@ -43,6 +43,7 @@ STUDENT = ("plain", 7000)
 CORES = os.cpu_count() or 1
 # AudioSet's size, and list prices of the usual clouds, in dollars.
 PLAN_CLIPS, PODS, CORE_HOUR, GB_MONTH = 2_000_000, 16, 0.04, 0.023
+ORDER = ("dataset", "features", "knowledge of a view", "teacher's epoch", "epoch", "input pipeline")
 TEACHER_CLIPS = 2000  # of its epoch: it takes as long for each clip, and long
 
 
@@ -168,13 +169,16 @@ def page(record: dict[str, Any]) -> str:
     times = [["part", *(f"{int(size):,} clips" for size in sizes), "ms per clip", "per clip, against a tenth"]]
     peaks = [["part", *(f"{int(size):,} clips" for size in sizes), "growth, bytes per clip"]]
     each, growth = {}, {}
-    for name in [name for name in greatest if "seconds" in greatest[name]]:
+    parts = [name for name in greatest if "seconds" in greatest[name]]
+    for name in sorted(parts, key=lambda name: ORDER.index(name.split(",")[0])):
         seconds, memory = ([found[size][name][what] for size in sizes] for what in ("seconds", "peak"))
         each[name] = seconds[-1] / last
         growth[name] = (memory[-1] - memory[-2]) / (last - int(sizes[-2]))
         linear = each[name] / (before[name]["seconds"] / int(sizes[-2]))
-        times.append([name, *(f"{one:,.1f} s" for one in seconds), f"{1000 * each[name]:.2f}", f"{linear:.2f}×"])
-        peaks.append([name, *(f"{one / 2**20:,.0f} MiB" for one in memory), f"{growth[name]:,.0f}"])
+        shown = name.replace("1 cores", "1 core")
+        times.append([shown, *(f"{one:,.1f} s" for one in seconds), f"{1000 * each[name]:.2f}", f"{linear:.2f}×"])
+        # What ends before its memory is looked at has no peak.
+        peaks.append([shown, *(f"{one / 2**20:,.0f} MiB" if one else "" for one in memory), f"{growth[name]:,.0f}"])
     waiting, cold = (each[name] / each["epoch"] for name in ("input pipeline", "input pipeline, from the disk"))
     killed, held = greatest["killed"], greatest["bytes"]
     kept = [["kept of a clip", "bytes"], *([name, f"{held[name]:,.0f}"] for name in held)]
@@ -245,7 +249,7 @@ def _plan(each: dict[str, float], growth: dict[str, float], held: dict[str, floa
                 f"{hours[name]:,.1f}",
                 f"{memories[name]:,.1f}",
                 f"{sizes[name]:,.0f}",
-                f"{core_hours * CORE_HOUR:,.0f}",
+                f"{core_hours * CORE_HOUR:,.2f}",
                 f"{sizes[name] * GB_MONTH:,.0f}",
             ]
         )
