@@ -126,8 +126,8 @@ def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list
         raise BadAudio(f"an array needs its sample_rate, {MIN_RATE}–{MAX_RATE} Hz, not {sample_rate}")
     with np.errstate(over="ignore"):
         block = values.astype(np.float32)
-    if not np.isfinite(block).all():
-        raise BadAudio("a sample is NaN or infinite")
+    if not _is_sound(block).all():
+        raise BadAudio("a sample is NaN, infinite or beyond any level")
     return [_mono(block.reshape(len(block), -1))], sample_rate
 
 

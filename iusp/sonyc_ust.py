@@ -4,10 +4,9 @@ Zenodo's record says which files there are, with size and MD5. A mirror holds th
 `record.json`: what Zenodo answers to `https://zenodo.org/api/records/<id>`.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,16 +112,15 @@ class Record:
         """
         archives = [file for file in self.files if file.name not in TABLES]
         packed = [file for file in archives if not _unpacked(file, folder).exists()]
-        with _alone(folder):
-            tables = [file for file in self.files if file.name in TABLES]
-            wanted = [*tables, *(replace(file, name=f"{ARCHIVES}/{file.name}") for file in packed)]
-            self._check_space(wanted, packed, archives, folder)
-            download.fetch(wanted, open_address, folder, self.title, progress)
-            for file in packed:
-                _unpack(folder / ARCHIVES / file.name, _unpacked(file, folder), self.version.clips, progress)
-            shutil.rmtree(folder / ARCHIVES, ignore_errors=True)
-            with files.atomic(folder / RECORD) as temporary:
-                temporary.write_bytes(self.content)
+        tables = [file for file in self.files if file.name in TABLES]
+        wanted = [*tables, *(replace(file, name=f"{ARCHIVES}/{file.name}") for file in packed)]
+        self._check_space(wanted, packed, archives, folder)
+        download.fetch(wanted, open_address, folder, self.title, progress)
+        for file in packed:
+            _unpack(folder / ARCHIVES / file.name, _unpacked(file, folder), self.version.clips, progress)
+        shutil.rmtree(folder / ARCHIVES, ignore_errors=True)
+        with files.atomic(folder / RECORD) as temporary:
+            temporary.write_bytes(self.content)
         return folder
 
     def _check_space(
@@ -228,19 +226,3 @@ def _unpack(archive: Path, folder: Path, clips: int, progress: Progress) -> None
 
     unpack(archive, folder, Limits(3 * clips, LARGEST_CLIP_BYTES, 2 * clips * CLIP_BYTES), show)
     archive.unlink()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from fetching into a folder at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / "lock"
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is fetching into it; wait for that one") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-        lock.unlink()

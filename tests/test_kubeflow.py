@@ -272,7 +272,7 @@ def test_a_local_run_gives_the_digits_of_dvc(project: Project, undisturbed: Proj
         ours = (undisturbed.folder / "reports/evaluation" / name).read_bytes()
         assert (written(project, "evaluation/evaluation") / name).read_bytes() == ours, name
     for name in ("dataset.json", "index.parquet", "labels.parquet"):
-        ours = (project.folder / "data/dataset" / name).read_bytes()
+        ours = (undisturbed.folder / "data/dataset" / name).read_bytes()
         assert (written(project, "dataset/dataset") / name).read_bytes() == ours
     for split in ("train", "validate", "test"):
         ours = (undisturbed.folder / f"data/features/{split}.npy").read_bytes()

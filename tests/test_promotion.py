@@ -423,15 +423,18 @@ def evaluated(folder: Path, noise: float) -> None:
     network = {"parameters": 5568, "macs": 1_600_000, "bytes": 22_272, "architecture": "plain", "sha256": "0123"}
     network["coarse"] = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
     student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
-    student["validate_micro_auprc"] = {"0": 0.7}
-    write_json(evaluation / "metrics.json", {"split": "test", "teacher": network, "students": {"small": student}})
+    student |= {"validate_micro_auprc": {"0": 0.7}, "seeds_mean": 0.7, "seeds_std": 0.0}
+    metrics = {"split": "test", "clips": 8, "teacher": network, "students": {"small": student}}
+    write_json(evaluation / "metrics.json", metrics)
     for name in ("latency.json", "report.html", "plots/one.png"):
         (evaluation / name).parent.mkdir(exist_ok=True)
         (evaluation / name).write_text("")
     write_json(evaluation / "features.json", {"digest": "features"})
     for name in ("teacher", "small-seed-0"):
         write_json(evaluation / "networks" / name / "config.json", {})
-        (evaluation / "networks" / name / "record.csv").write_text("epoch,loss_labels\n1,0.5\n")
+        (evaluation / "networks" / name / "record.csv").write_text(
+            "epoch,learning_rate,loss_labels,validate_micro_auprc\n1,0.001,0.5,0.7\n"
+        )
     model = evaluation / "networks/small-seed-0/model"
     (model / "extra_files").mkdir(parents=True)
     for name in ("weights.safetensors", "config.json"):

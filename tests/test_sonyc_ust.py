@@ -358,7 +358,7 @@ def test_a_killed_download_is_gone_on_with(server: Zenodo, published: Path, expe
         assert process.poll() is None
         threading.Event().wait(0.05)
     message = refusal(lambda: ingest(config(keep=str(tmp_path / "kept")), tmp_path / "out"))
-    assert "another process is fetching into it; wait for that one" in message
+    assert "another run of this step is at work there; run again when it has ended" in message
     process.kill()
     process.wait()
     over.set()

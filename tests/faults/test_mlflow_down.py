@@ -30,7 +30,8 @@ from iusp.cli import main
 from iusp.files import sha256
 
 KILLS = 14
-RECORD = "epoch,loss_labels,validate_micro_auprc\n" + "".join(f"{n},{1 / n},{n / 10}\n" for n in range(1, 5))
+RECORD = "epoch,learning_rate,loss_labels,validate_micro_auprc\n"
+RECORD += "".join(f"{n},0.001,{1 / n},{n / 10}\n" for n in range(1, 5))
 DIFFERS = ("iusp.execution", "mlflow.parentRunId", "mlflow.user")  # named by digest, by chance, by the machine
 Serve = Callable[[str], tuple[Server, Proxy]]
 
