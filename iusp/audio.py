@@ -120,7 +120,9 @@ def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list
         values = np.asarray(samples)
     except ValueError:  # rows of several lengths
         values = np.empty(0)
-    if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size:
+    # More channels than samples: the other way round, as other libraries have it.
+    turned = values.ndim == 2 and values.shape[0] < values.shape[1]
+    if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size or turned:
         raise BadAudio("not an array of floats in [-1, 1], (n,) or (n, channels)")
     if sample_rate is None or not MIN_RATE <= sample_rate <= MAX_RATE:
         raise BadAudio(f"an array needs its sample_rate, {MIN_RATE}–{MAX_RATE} Hz, not {sample_rate}")

@@ -366,14 +366,22 @@ def release(ctx: click.Context, to: str, sign_with: Path | None) -> None:
     import tempfile
 
     from iusp.console import shown_progress
-    from iusp.registry import fetch_artifacts
+    from iusp.promotion import CHAMPION, read_history, unsettled
+    from iusp.registry import Registry, fetch_artifacts
     from iusp.release import publish
-    from iusp.tracking import connect, readable_errors
+    from iusp.tracking import readable_errors
 
     name = _config(ctx).registration.model_name
     with tempfile.TemporaryDirectory() as folder:
         with readable_errors():
-            version = fetch_artifacts(connect(), name, "champion", "device", Path(folder))
+            registry = Registry(name)
+            history = read_history(registry)
+            if CHAMPION in unsettled(registry, history):
+                raise InputError(
+                    f"{name}: the alias {CHAMPION} is not where the history says (version {history.champion}); see "
+                    "iusp history, and promote or roll back"
+                )
+            version = fetch_artifacts(registry.client, name, CHAMPION, "device", Path(folder))
         with shown_progress() as progress:
             manifest = publish(Path(folder) / "device", name, version, to, sign_with, progress)
     click.echo(f"{to}: latest is {name} version {version}, {len(manifest.files)} files in {manifest.folder}")

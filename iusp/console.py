@@ -176,10 +176,10 @@ def show_results(evaluation: Path, registration: Path) -> None:
     latency = read_json(evaluation / "latency.json", "teacher", *metrics["students"], form=Latencies)
     registered = read_json(registration, form=Registration)
     table = Table(title=f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips")
-    table.add_column("network")
-    table.add_column("method")
+    table.add_column("network", overflow="fold")
+    table.add_column("method", overflow="fold")
     for column in ("parameters", "MACs", "ms/clip", "micro AUPRC", "macro AUPRC", "seeds", "version"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
         coarse = network["coarse"]
         version = registered["versions"].get(name, "")
@@ -213,7 +213,7 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
     table = Table(title=title)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
@@ -412,9 +412,9 @@ def show_drift(drifts: "Sequence[Drift]") -> None:
 
     clips = drifts[0]
     table = Table(title=f"{clips.new.count:,} new clips against {clips.reference.count:,} of the reference")
-    table.add_column("column")
+    table.add_column("column", overflow="fold")
     for column in ("mean", "10 %", "50 %", "90 %", "above threshold", "PSI", "KS", "p (Holm)"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     table.add_column("")
     for drift in drifts:
         then, now = drift.reference, drift.new

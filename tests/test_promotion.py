@@ -325,12 +325,17 @@ def test_a_server_that_goes_on_failing_is_one_line_and_nothing_is_recorded(
     assert len(logged(registry)) == 2
 
 
-def test_an_alias_that_somebody_moved_is_reported_and_put_back(registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_that_somebody_moved_is_reported_and_put_back(
+    registry: Registry, iusp: Callable[..., Result], tmp_path: Path
+) -> None:
     one, two = register_versions(registry, tmp_path, [GOOD, BETTER])
     promote(registry, one, GATE, EVALUATION)
     registry.point("champion", two)
     registry.point("previous_champion", two)
     assert unsettled(registry, read_history(registry)) == {"champion": one, "previous_champion": None}
+    done = iusp("release", "--to", "s3://bucket/prefix")
+    assert done.exit_code == 2
+    assert f"the alias champion is not where the history says (version {one}); see iusp history" in done.stderr
     assert settle(registry)
     assert registry.aliases() == {"champion": one}
     assert not settle(registry)

@@ -366,6 +366,7 @@ def test_files_and_samples_are_tagged_alike(exported: Path, tmp_path: Path) -> N
         (np.zeros(9, np.int16), RATE, "not an array of floats"),
         (np.zeros((2, 2, 2)), RATE, "not an array of floats"),
         ([[0.0], [0.0, 1.0]], RATE, "not an array of floats"),
+        (np.zeros((2, RATE)), RATE, "(n, channels)"),
         ([0.0, np.nan], RATE, "NaN, infinite"),
         ([1e300], RATE, "NaN, infinite"),
         ([0.0], None, "sample_rate"),
