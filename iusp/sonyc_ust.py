@@ -112,6 +112,7 @@ class Record:
         """
         archives = [file for file in self.files if file.name not in TABLES]
         packed = [file for file in archives if not _unpacked(file, folder).exists()]
+        folder.mkdir(parents=True, exist_ok=True)
         tables = [file for file in self.files if file.name in TABLES]
         wanted = [*tables, *(replace(file, name=f"{ARCHIVES}/{file.name}") for file in packed)]
         self._check_space(wanted, packed, archives, folder)
