@@ -6,7 +6,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,21 +195,29 @@ def things(folder: Path) -> list[str]:
     return [*names, "../../outside.wav", "/etc/passwd", "..", "a\0.wav", "nothing.wav", "folder.wav/x.wav"]
 
 
+# A process's peak counts what its parent had when it was started: so the parent is a small one.
+MEASURED = """
+import resource, subprocess, sys
+status = subprocess.call([sys.executable, "-m", "iusp", *sys.argv[2:]])
+with open(sys.argv[1], "w") as peak:
+    peak.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))
+sys.exit(status)
+"""
+
+
 def measured(folder: Path, *command: str) -> tuple[str, int]:
     """Run a step in a process of its own; return what it says and the most memory that it or a worker took."""
-    with (folder / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "iusp", *command], cwd=folder, env=environment(), stdout=said, stderr=said
-        )
-        hang = threading.Timer(HANG, process.kill)
-        hang.start()
-        # Of this process and its workers alone: other tests' processes count for RUSAGE_CHILDREN.
-        _, status, usage = os.wait4(process.pid, 0)
-        hang.cancel()
-        said.seek(0)
-        text = said.read()
-        assert status == 0, text
-        return text, usage.ru_maxrss * 1024
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, "peak", *command],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout, int((folder / "peak").read_text())
 
 
 def test_damaged_audio(tmp_path: Path, tried: Tried) -> None:
