@@ -26,10 +26,23 @@ from iusp.device.runtime import open_session
 from iusp.embedded import scene
 from iusp.files import write_json
 from iusp.log_mel import log_mel
+from iusp.models.layers import Tagger
 
 PARAMETERS = 80_000
 TAGS = [f"tag_{number}" for number in range(8)]
 CLIPS = 100
+
+
+def normalise(network: Tagger, spectrograms: torch.Tensor) -> None:
+    """Have the layers pass on what differs between clips, as training makes them; else parity proves nothing."""
+    with torch.no_grad():
+        network.mean.copy_(spectrograms.mean(dim=(0, 1)))
+        network.std.copy_(spectrograms.std(dim=(0, 1)))
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        network.train()(spectrograms)
+        network.eval()
 
 
 def main() -> None:
@@ -52,14 +65,8 @@ def main() -> None:
     for architecture in models.ARCHITECTURES:
         width = models.width_for(architecture, PARAMETERS, len(TAGS), config.mel_bands)
         network = models.build(architecture, width, len(TAGS), config.mel_bands)
+        normalise(network, spectrograms[:16])
         with torch.no_grad():
-            network.mean.copy_(spectrograms.mean(dim=(0, 1)))
-            network.std.copy_(spectrograms.std(dim=(0, 1)))
-            for module in network.modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.momentum = 1.0
-            network.train()(spectrograms[:16])
-            network.eval()
             ours = network(spectrograms)[0].sigmoid()
         described = {
             "architecture": architecture,

@@ -13,8 +13,6 @@ from iusp import __version__
 from iusp.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from iusp.config import Config
     from iusp.registry import Registry
     from iusp.tracking import Tracker

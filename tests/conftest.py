@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import s3_servers
 import yaml
 from filelock import FileLock
+from local_servers import environment
 
 # A busy machine is no failure, and a failure must be one for everybody.
 hypothesis.settings.register_profile("iusp", deadline=None, derandomize=True)
@@ -61,17 +61,6 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in changes.items()
     }
-
-
-def environment() -> dict[str, str]:
-    """The environment of a user who has activated the virtual environment and set nothing else."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "IUSP_", "DVC_"))}
-    author = {
-        f"GIT_{who}_{what}": value
-        for who in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))
-    }
-    return clean | author | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 class Project:

@@ -1,8 +1,6 @@
 """Real S3 servers on loopback, and a proxy in front of them that does what networks do."""
 
 import http.client
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -17,11 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 import boto3
 import pytest
+from local_servers import free_port, started
 
 BUCKET = "recordings"
 KEY, SECRET = "TESTACCESSKEY", "test/secret+key"
 KINDS = ("moto", "rclone")  # moto checks no signature, rclone ignores If-Match: neither alone is enough
-START_SECONDS = 60
 
 
 def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
@@ -61,12 +59,6 @@ def upload(endpoint: str, folder: Path, prefix: str, bucket: str = BUCKET) -> No
             server.put_object(Bucket=bucket, Key=f"{prefix}{path.relative_to(folder)}", Body=path.read_bytes())
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def serving(kind: str, folder: Path) -> Iterator[str]:
     """Start a server with an empty bucket that keeps its data and log in `folder`; yield its address."""
@@ -79,23 +71,9 @@ def serving(kind: str, folder: Path) -> Iterator[str]:
         # Not the system's: rclone serves S3 since version 1.65.
         command = [programs / "rclone", "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{port}"]
         command += ["--auth-key", f"{KEY},{SECRET}", folder / "data"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, f"{kind} does not start"
-                time.sleep(0.05)
+    with started(command, port, folder):
         client(f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from benchmarks.executorch import normalise
 from iusp import models
 from iusp.config import Features
 from iusp.device.conversion import NETS, WHOLE, write_onnx
@@ -87,16 +88,9 @@ def recordings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def normalised(architecture: str, spectrograms: torch.Tensor) -> models.Tagger:
-    """A network whose layers pass on what differs between clips, as training makes them; else parity proves nothing."""
     tagger = network(architecture)
-    with torch.no_grad():
-        tagger.mean.copy_(spectrograms.mean(dim=(0, 1)))
-        tagger.std.copy_(spectrograms.std(dim=(0, 1)))
-        for module in tagger.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        tagger.train()(spectrograms)
-    return tagger.eval()
+    normalise(tagger, spectrograms)
+    return tagger
 
 
 @pytest.fixture(scope="module")

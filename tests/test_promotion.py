@@ -1,9 +1,6 @@
 """Promotion against real registries: a database, and MLflow's server on one."""
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from conftest import ROOT, environment, merged
+from conftest import ROOT, merged
 from evidence import EVALUATION, GATE, register_version, register_versions, write_evidence
+from local_servers import mlflow_server
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from promotion_race import kill, race_twice
-from s3_servers import Fault, Proxy, free_port, proxying
+from s3_servers import Fault, Proxy, proxying
 
 from iusp.cli import main
 from iusp.config import load
@@ -27,7 +24,6 @@ from iusp.registry import Registry
 from iusp.steps.registration import run
 from iusp.tracking import Tracker
 
-START_SECONDS = 300
 GOOD, BETTER, BAD = 0.3, 0.25, 0.6
 
 
@@ -38,29 +34,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    # Of several workers, a busy machine lets uvicorn kill those that are late; one has threads enough to race.
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
-    with (folder / "log").open("wb") as log:
-        quiet = environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen(command, cwd=folder, env=quiet, stdout=log, stderr=log)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                Registry("none", MlflowClient(uri)).log(TAG)
-                break
-            except MlflowException:
-                ended = process.poll() is not None or time.monotonic() > end
-                assert not ended, (folder / "log").read_text()[-3000:]
-                time.sleep(1)
-        yield uri
-    finally:
-        process.terminate()
-        process.wait(60)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from conftest import ROOT, environment
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from local_servers import free_port
 from mlflow import MlflowClient
 from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 
@@ -707,7 +708,7 @@ def test_offline_a_device_works_with_what_it_has(
     server: str, devices: list[Path], uri: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(devices, 1, uri)
-    nowhere = f"http://127.0.0.1:{s3_servers.free_port()}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     done = iusp("fetch", uri, "--to", home, AWS_ENDPOINT_URL=nowhere)
     assert done.returncode == 2
     assert done.stderr == (

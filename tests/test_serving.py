@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +23,9 @@ import torch
 import yaml
 from click.testing import CliRunner
 from conftest import ROOT, environment, merged
+from local_servers import free_port, started
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from s3_servers import free_port
 from test_device import CONFIG, TAGS, Bomb, replaced
 from test_device import calibration as calibration
 from test_device import exported as exported
@@ -44,7 +43,6 @@ from iusp.serving import MAX_BYTES, MAX_CLIPS, MAX_SECONDS
 
 RATE, NAME = 16000, "iusp-student"
 PAGE = (ROOT / "docs/serving.md").read_text()
-START_SECONDS = 300
 Clip = dict[str, Any]
 
 
@@ -86,23 +84,9 @@ def port(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (documented,) = re.findall(r"^    (mlflow models serve .*)$", PAGE, re.MULTILINE)
     command = documented.replace("--port 5000", f"--port {port}").split()
     env = environment() | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                ended = process.poll() is not None or time.monotonic() > end
-                assert not ended, (folder / "log").read_text()[-3000:]
-                time.sleep(0.2)
+    with started(command, port, folder, env) as process:
         yield port
         assert process.poll() is None, (folder / "log").read_text()[-3000:]
-    finally:
-        process.terminate()  # MLflow lets its server end with it
-        process.wait(60)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import s3_servers
 import soundfile
 from boto3.s3.transfer import TransferConfig
 from conftest import Project
+from local_servers import free_port
 from pydantic import ValidationError
 from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 from test_dataset import DEFAULTS, RATE, make, recordings, row, tree
@@ -223,7 +224,7 @@ def test_no_credentials(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, f"http://user:{SECRET.replace('/', '')}@127.0.0.1:{s3_servers.free_port()}")
+    use(monkeypatch, f"http://user:{SECRET.replace('/', '')}@127.0.0.1:{free_port()}")
     begun = time.monotonic()
     assert refusal(listed) == f"{URI}: the server cannot be reached; check the network and AWS_ENDPOINT_URL"
     assert time.monotonic() - begun < 15

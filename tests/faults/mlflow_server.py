@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from s3_servers import free_port
-
-START_SECONDS = 300
+from local_servers import START_SECONDS, free_port
 
 
 class Server:

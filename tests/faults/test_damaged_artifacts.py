@@ -210,6 +210,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield project.folder
 
 
+def damages(path: Path, make: Make) -> Iterator[str]:
+    """Put each damage in a file's place, and the file back at last."""
+    whole = path.read_bytes()
+    for damage, content in make(whole):
+        assert content != whole, (path, damage)
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        yield damage
+    path.write_bytes(whole)
+
+
 def answer(done: Any) -> str:
     """Return the line with which something was refused, or what is wrong with it."""
     if not isinstance(done.exception, SystemExit):
@@ -223,18 +235,12 @@ def test_damaged_artifacts(folder: Path, tried: Tried) -> None:
     counts: dict[str, int] = {}
     for name, make, commands in PLAN:
         path = Path(name)
-        whole = path.read_bytes()
-        for damage, content in make(whole):
-            assert content != whole, (name, damage)
-            path.unlink(missing_ok=True)
-            if content is not None:
-                path.write_bytes(content)
+        for damage in damages(path, make):
             for command in commands:
                 line = answer(called(*command))
                 counts[command[0]] = counts.get(command[0], 0) + 1
                 if not line.startswith("iusp: ") or (path.parent.name not in line and path.name not in line):
                     wrong.append((name, damage, command[0], line[:300]))
-        path.write_bytes(whole)
     assert not wrong, "\n".join(map(str, wrong))
     assert not Path("run").exists(), "code was run"
     for command, count in counts.items():
@@ -299,17 +305,11 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
     judged = [("measurements.json", measured), ("truth.csv", tables), ("predictions.csv", tables)]
     count = 0
     for name, make in judged:
-        path = stored_at / "evaluation" / name
-        whole = path.read_bytes()
-        for damage, content in make(whole):
-            path.unlink(missing_ok=True)
-            if content is not None:
-                path.write_bytes(content)
+        for damage in damages(stored_at / "evaluation" / name, make):
             done = called("promote", "1")
             assert isinstance(done.exception, SystemExit), (name, damage, repr(done.exception))
             assert (done.exit_code, "evaluation/" in done.output) == (1, True), (name, damage, done.output)
             count += 1
-        path.write_bytes(whole)
     tried(
         "promote: the version's measurements, truth and predictions damaged",
         count,
@@ -319,12 +319,7 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
     count = 0
     recording = next(Path("data/recordings").iterdir())
     for name, make in (("device.json", objects("tags", "thresholds", "features", "files")), ("float32.onnx", networks)):
-        path = stored_at / "device" / name
-        whole = path.read_bytes()
-        for damage, content in make(whole):
-            path.unlink(missing_ok=True)
-            if content is not None:
-                path.write_bytes(content)
+        for damage in damages(stored_at / "device" / name, make):
             commands: list[tuple[Any, ...]] = [("tag", recording)]
             if damage.split()[0] not in ("tags", "thresholds", "features"):  # which are a device's to read
                 commands.append(("release", "--to", "s3://bucket/prefix"))
@@ -333,7 +328,6 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
                 assert line.startswith("iusp: "), (name, damage, command[0], line)
                 assert name in line or "device" in line, (name, damage, command[0], line)
                 count += 1
-        path.write_bytes(whole)
     tried(
         "tag and release: the champion's device.json and network damaged, the network also by chance",
         count,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Project
+from local_servers import mlflow_server
 from mlflow import MlflowClient
 
 from faults.conftest import Tried
@@ -16,7 +17,6 @@ from faults.workspace import (
     await_work,
     contents,
     copied,
-    mlflow_server,
     new_project,
     registered,
     start,

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from conftest import Project, environment
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from local_servers import free_port
 from mlflow import MlflowClient
-from s3_servers import BUCKET, SECRET, free_port
+from s3_servers import BUCKET, SECRET
 
 from faults.conftest import Tried
 from faults.mlflow_server import Server, forking

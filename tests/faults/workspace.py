@@ -7,20 +7,16 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 from conftest import Project, environment, merged
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from s3_servers import free_port
 
-START_SECONDS = 900
 SETTINGS: dict[str, Any] = {
     "dataset": {"clips": {"train": 32, "validate": 12, "test": 12}},
     "features": {"clips_per_shard": 8},
@@ -208,29 +204,3 @@ def run_undisturbed(folder: Path) -> dict[str, float]:
         assert process.wait() == 0, step
         seconds[step] = time.monotonic() - begun
     return seconds
-
-
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """The address of MLflow's server on sqlite."""
-    port = free_port()
-    # Of several workers, a busy machine lets uvicorn kill those that are late; one has threads enough to race.
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
-    with (folder / "log").open("wb") as log:
-        quiet = environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen(command, cwd=folder, env=quiet, stdout=log, stderr=log)
-    uri, end = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
-    try:
-        while True:
-            try:
-                MlflowClient(uri).search_experiments(max_results=1)
-                break
-            except MlflowException:
-                ended = process.poll() is not None or time.monotonic() > end
-                assert not ended, (folder / "log").read_text()[-3000:]
-                time.sleep(1)
-        yield uri
-    finally:
-        process.terminate()
-        process.wait(60)

@@ -1,0 +1,63 @@
+"""Servers on loopback, each a process of its own, and the environment that processes are started in."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 900  # a busy machine is no failure
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user who has activated the virtual environment and set nothing else."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "IUSP_", "DVC_"))}
+    author = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))
+    }
+    return clean | author | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path], port: int, folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a server in a folder, which keeps its log, and wait until its port answers; end it afterwards."""
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                ended = process.poll() is not None or time.monotonic() > end
+                assert not ended, (folder / "log").read_text()[-3000:]
+                time.sleep(0.05)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of MLflow's server on sqlite."""
+    port = free_port()
+    # Of several workers, a busy machine lets uvicorn kill those that are late; one has threads enough to race.
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
+    with started(command, port, folder, environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}):
+        yield f"http://127.0.0.1:{port}"
