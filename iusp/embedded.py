@@ -10,9 +10,7 @@ A clip depends on (seed, split, number) alone, so any clip can be made on its ow
 import csv
 import importlib.resources
 import io
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy.typing as npt
 import soundfile
 
 from iusp.files import atomic
-from iusp.parallel import worker_pool
+from iusp.parallel import in_order, worker_pool
 from iusp.progress import Progress
 from iusp.taxonomy import Taxonomy, read_taxonomy
 
@@ -55,7 +53,6 @@ SLOPE_DB = 4.0  # of both logistic curves
 NEAR_DB, FAR_DB = -4.0, -10.0  # a sound is near above the one, far below the other
 
 CLIPS_PER_CHUNK = 25  # work of one call to another process
-CHUNKS_PER_WORKER = 2  # submitted and not yet collected
 FLAC_COMPRESSION = 0.0  # libsndfile's fastest
 SCENE_STREAM, VOLUNTEER_STREAM = 0, 1  # independent random streams of a clip
 
@@ -121,7 +118,7 @@ def write(folder: Path, seed: int, clips: dict[str, int], workers: int, progress
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(_columns(_taxonomy()))
         jobs = (partial(_write_clips, audio, seed, split, numbers) for split, numbers in _chunks(clips))
-        for chunk in _in_order(pool, jobs, limit=CHUNKS_PER_WORKER * workers):
+        for chunk in in_order(pool, jobs, workers):
             for rows in chunk:
                 table.writerows(rows)
             done += len(chunk)
@@ -151,19 +148,6 @@ def _chunks(clips: dict[str, int]) -> Iterator[tuple[str, range]]:
     for split, count in clips.items():
         for start in range(0, count, CLIPS_PER_CHUNK):
             yield split, range(start, min(start + CLIPS_PER_CHUNK, count))
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, jobs: Iterable[Callable[[], list[list[list[str]]]]], limit: int
-) -> Iterator[list[list[list[str]]]]:
-    """Yield the jobs' results in order; at most `limit` are under way, which bounds the memory."""
-    pending: deque[Future[list[list[list[str]]]]] = deque()
-    for job in jobs:
-        pending.append(pool.submit(job))
-        if len(pending) == limit:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _write_clips(audio: Path, seed: int, split: str, numbers: range) -> list[list[list[str]]]:

@@ -1,7 +1,8 @@
 """Packed log-mel features: one memory-mappable file per split, and what shaped them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from iusp.config import Features, TagSet
 from iusp.errors import InputError
-from iusp.files import digest, read_json
+from iusp.files import digest_each, read_json
 from iusp.labels import SPLITS, training_targets
 from iusp.log_mel import frame_count
 from iusp.taxonomy import Taxonomy
@@ -97,9 +98,9 @@ class FeatureSet:
         return index.loc[index["split"] == split, "audio_filename"].tolist()
 
 
-def features_digest(config: Features, checksums: Sequence[tuple[str, str]]) -> str:
+def features_digest(config: Features, checksums: Iterable[tuple[str, str]]) -> str:
     """Digest everything that shapes the features: the settings and each clip's name and SHA-256, in order."""
-    return digest([config.model_dump(mode="json"), [list(pair) for pair in checksums]])
+    return digest_each(chain([config.model_dump(mode="json")], checksums))
 
 
 def read_features(folder: Path) -> FeatureSet:

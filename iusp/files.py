@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,19 @@ def sha256(path: Path) -> str:
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-serialisable value in its canonical form (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def digest_each(values: Iterable[Any]) -> str:
+    """Return the SHA-256 of many JSON-serialisable values in canonical form, a line each, in bounded memory."""
+    checksum = hashlib.sha256()
+    for value in values:
+        checksum.update(f"{_canonical(value)}\n".encode())
+    return checksum.hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def write_json(path: Path, value: Any) -> None:

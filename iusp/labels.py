@@ -1,6 +1,6 @@
 """SONYC-UST's annotations, and the labels that follow from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ PLACE_AND_TIME = ("borough", "block", "latitude", "longitude", "year", "week", "
 # may well be true.
 JUNK_LABELS = 8
 HEADER_BYTES = 2**16  # a longer first line is no header
+ROWS = 10_000  # of text at a time
 
 Coarse = Literal["from-fine", "as-published"]
 
@@ -39,24 +40,10 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
         InputError: the file cannot be read, a column is missing, unknown or repeated, a value is not allowed, a clip
             is in two splits, or an annotator (SONYC's members apart) has two rows for a clip.
     """
-    table = _read_csv(path)
-    tags = _check_columns(path, table, taxonomy)
-    annotators = table.get("annotator_id", pd.Series("0", table.index, name="annotator_id"))
-    presences = {
-        f"{tag}{PRESENCE}": _whole_numbers(path, table[f"{tag}{PRESENCE}"], -1, 1).astype("int8") for tag in tags
-    }
-    annotations = pd.DataFrame(
-        {
-            "split": table["split"],
-            "sensor_id": table.get("sensor_id", ""),
-            "audio_filename": table["audio_filename"],
-            "annotator_id": _whole_numbers(path, annotators, -(2**31), 2**31),
-            **{name: table[name] for name in PLACE_AND_TIME if name in table},
-            **presences,
-        }
-    )
+    annotations = pd.concat([_parsed(path, table, taxonomy) for table in _read_csv(path)])
     _check_rows(path, annotations)
-    junk = (annotations[list(presences)] == 1).all(axis=1) & (len(presences) >= JUNK_LABELS)
+    presences = annotations.filter(like=PRESENCE)
+    junk = (presences == 1).all(axis=1) & (presences.shape[1] >= JUNK_LABELS)
     dropped = annotations.loc[junk, ["audio_filename", "annotator_id"]]
     result = annotations[~junk].reset_index(drop=True)
     result.attrs["junk_rows"] = [f"{name} (annotator {annotator})" for name, annotator in dropped.to_numpy()]
@@ -112,7 +99,7 @@ def derive_labels(
     by_volunteers = annotations["audio_filename"].isin(annotations.loc[volunteer, "audio_filename"])
     used = annotations[volunteer | ((annotations["annotator_id"] == 0) & ~by_volunteers)]
     presences = _presences(used, taxonomy, coarse)
-    looked = presences.where(presences >= 0)
+    looked = presences.astype("float32").where(presences >= 0)
     # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
     shares = looked.groupby([used["split"], used["audio_filename"]]).mean().fillna(0)
     if train_rule == "any":
@@ -154,21 +141,40 @@ def training_targets(
     return labels[names].to_numpy(dtype=np.float32), mask, names
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a CSV as text; empty cells are empty strings."""
+def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
+    """Yield tables of a CSV's rows, as text; empty cells are empty strings. All of it as text takes kilobytes a row."""
     try:
         with path.open("rb") as stream:
             if len(stream.readline(HEADER_BYTES)) == HEADER_BYTES:  # pandas takes kilobytes for each column
                 raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
+            for table in tables:
+                if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first cells for an index
+                    raise InputError(f"{path}: row 2 has more cells than the header; every row needs one cell per column")
+                if table.empty:
+                    raise InputError(f"{path}: has no annotations; each is a row below the header")
+                yield table
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path}: not a readable CSV ({reason}); it must be UTF-8 with commas") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first cells for an index
-        raise InputError(f"{path}: row 2 has more cells than the header; every row needs one cell per column")
-    if table.empty:
-        raise InputError(f"{path}: has no annotations; each is a row below the header")
-    return table
+
+
+def _parsed(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
+    """Turn rows of text into annotations; the columns and each cell are checked."""
+    columns = [f"{tag}{PRESENCE}" for tag in _check_columns(path, table, taxonomy)]
+    annotators = table.get("annotator_id", pd.Series("0", table.index, name="annotator_id"))
+    return pd.DataFrame(
+        {
+            "split": table["split"],
+            "sensor_id": table.get("sensor_id", ""),
+            "audio_filename": table["audio_filename"],
+            "annotator_id": _whole_numbers(path, annotators, -(2**31), 2**31),
+            **{name: table[name] for name in PLACE_AND_TIME if name in table},
+            **{name: _whole_numbers(path, table[name], -1, 1).astype("int8") for name in columns},
+        }
+    )
 
 
 def _check_columns(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> list[str]:
@@ -213,9 +219,9 @@ def _check_rows(path: Path, annotations: pd.DataFrame) -> None:
 def _refuse(path: Path, column: "pd.Series[str]", wrong: "pd.Series[bool]", demand: str) -> None:
     """Raise an InputError that names the first wrong cell; the header is row 1."""
     if wrong.any():
-        row = int(wrong.to_numpy().argmax())
+        row = wrong.idxmax()
         raise InputError(
-            f"{path}: row {row + 2}, column {column.name}: {column.iloc[row]!r} {demand} ({wrong.sum()} such rows)"
+            f"{path}: row {row + 2}, column {column.name}: {column[row]!r} {demand} ({wrong.sum()} such rows)"
         )
 
 

@@ -2,10 +2,14 @@
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import Any, TypeVar
+
+JOBS_PER_WORKER = 2  # submitted and not yet collected
+Result = TypeVar("Result")
 
 
 def worker_pool(
@@ -19,6 +23,17 @@ def worker_pool(
         arguments: its arguments.
     """
     return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (initializer, arguments))
+
+
+def in_order(pool: ProcessPoolExecutor, jobs: Iterable[Callable[[], Result]], workers: int) -> Iterator[Result]:
+    """Yield the jobs' results in order; only a few jobs for each worker exist at a time, which bounds the memory."""
+    pending: deque[Future[Result]] = deque()
+    for job in jobs:
+        pending.append(pool.submit(job))
+        if len(pending) == JOBS_PER_WORKER * workers:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _begin(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:

@@ -1,14 +1,15 @@
 """Step 1: recordings and their annotations, checked, indexed and labelled."""
 
 import hashlib
+import math
 import os
 import shutil
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from itertools import chain, islice
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
 import pandas as pd
@@ -20,7 +21,7 @@ from iusp import audio, embedded, files
 from iusp.config import Dataset
 from iusp.errors import InputError
 from iusp.labels import PLACE_AND_TIME, SPLITS, derive_labels, read_annotations
-from iusp.parallel import worker_pool
+from iusp.parallel import in_order, worker_pool
 from iusp.progress import Progress
 from iusp.taxonomy import read_taxonomy
 
@@ -29,7 +30,9 @@ TAXONOMIES = ("dcase-ust-taxonomy.yaml", "taxonomy.yaml")
 AUDIO = "audio"
 TABLES = (".csv", ".yaml")
 INDEX = ["audio_filename", "split", "sensor_id", "sha256", "seconds", "sample_rate", "channels"]
+FOUND = ["reason", "sha256", "seconds", "sample_rate", "channels"]
 CLIPS_PER_CALL = 16  # work of one call to another process
+ROWS = 10_000  # that are taken from one form into another at a time
 COPY_BYTES = 2**20
 NAMES_IN_SUMMARY = 20  # the CSV files have all
 NAMES_IN_MESSAGE = 3
@@ -124,25 +127,19 @@ def run(
         else:
             embedded.write(copy, config.seed, config.clips.by_split(), workers, progress)
             source = _open(copy)
-        taxonomy = read_taxonomy(source.taxonomy)
-        annotations = read_annotations(source.annotations, taxonomy)
-        labels = derive_labels(annotations, taxonomy, config.train_rule, config.coarse)
-        circumstances = [name for name in PLACE_AND_TIME if name in annotations]
-        table = annotations[["audio_filename", "split", "sensor_id", *circumstances]].drop_duplicates("audio_filename")
-        table = table.sort_values(["split", "audio_filename"], ignore_index=True)
+        table, labels, junk_rows = _annotated(config, source)
         shared = _shared_sensors(table)
         if shared and config.shared_sensors == "refuse":
             raise InputError(
                 f"{source.annotations}: sensors with clips in two splits: {_some(shared)}; move their clips to one "
                 "split, or set dataset.shared_sensors: report"
             )
-        clips, strays = _match(table, source.folder, set(labels["audio_filename"]))
-        table = table.join(_ingest(config, clips, source.folder, audio_work, progress, workers))
+        places, strays = _match(table, source.folder)
+        clips = _clips(table, places, source.folder, labels["audio_filename"])
+        table = table.join(_ingest(config, clips, len(table), source.folder, audio_work, progress, workers))
         untested = _is_without_test(table, strays)
         _check_share(table[table["split"] != "test"] if untested else table, config.max_bad_share, output)
-        index = table.loc[table["reason"] == "", [*INDEX, *circumstances]].astype(
-            {"sample_rate": "int64", "channels": "int64"}
-        )
+        index = table.loc[table["reason"] == "", [*INDEX, *(name for name in PLACE_AND_TIME if name in table)]]
         if index.empty:
             raise InputError(f"{source.annotations}: no clip has both audio and ground truth; record or label some")
         labels = index[["audio_filename"]].merge(labels, on="audio_filename")
@@ -150,7 +147,7 @@ def run(
         unmatched = table[table["reason"].isin([NO_FILE, NO_TRUTH])]
         unmatched = pd.concat([unmatched, pd.DataFrame({"audio_filename": strays, "reason": NO_ANNOTATION})])
         summary = _summary(index, labels, quarantine, unmatched) | {
-            "junk_rows": _listed(annotations.attrs["junk_rows"]),
+            "junk_rows": _listed(junk_rows),
             "shared_sensors": _listed(shared),
         }
         _copy(source.annotations, work / ANNOTATIONS)
@@ -162,9 +159,9 @@ def run(
         files.write_json(work / "dataset.json", summary)
         if not folder:
             shutil.rmtree(copy)
-    _report(summary, len(clips), progress)
+    _report(summary, len(table), progress)
     if untested:
-        progress("dataset", len(clips), len(clips), "no clip of test is there: validate is what will be reported on")
+        progress("dataset", len(table), len(table), "no clip of test is there: validate is what will be reported on")
     return summary
 
 
@@ -219,19 +216,19 @@ def source_version(config: Dataset) -> str:
     Raises:
         InputError: the source cannot be used.
     """
-    return files.digest(_content(config, _remote(config)))
+    return files.digest_each(_content(config, _remote(config)))
 
 
-def _content(config: Dataset, remote: Remote | None) -> list[Any]:
+def _content(config: Dataset, remote: Remote | None) -> Iterator[Any]:
     """Name the files of the source and what changes with their content."""
     if remote:
-        return remote.identity
-    folder = _folder(config)
-    if not folder:
-        return []
-    source = _open(folder)
-    paths = (source.annotations, source.taxonomy, *_audio_files(source.folder))
-    return [[str(path), path.lstat().st_size, path.lstat().st_mtime_ns] for path in paths]
+        yield from remote.identity
+    elif folder := _folder(config):
+        source = _open(folder)
+        found = (folder / place / name for place, name in _audio_files(folder))
+        for path in chain((source.annotations, source.taxonomy), found):
+            status = path.lstat()
+            yield str(path), status.st_size, status.st_mtime_ns
 
 
 def _key(config: Dataset, remote: Remote | None, *outputs: Path) -> str:
@@ -239,7 +236,7 @@ def _key(config: Dataset, remote: Remote | None, *outputs: Path) -> str:
     if folder := _folder(config):
         for output in outputs:
             _check_apart(folder, output)
-    return files.digest([files.code_digest(), config.model_dump(mode="json"), _content(config, remote)])
+    return files.digest_each(chain([files.code_digest(), config.model_dump(mode="json")], _content(config, remote)))
 
 
 def _check_apart(folder: Path, output: Path) -> None:
@@ -280,10 +277,25 @@ def _only(candidates: list[Path], demand: str) -> Path:
     return candidates[0]
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    """Return everything below `audio/` and the splits' folders that is no folder, sorted."""
-    paths = (path for name in (AUDIO, *SPLITS) for path in (folder / name).rglob("*"))
-    return sorted(path for path in paths if not path.is_dir())
+def _audio_files(folder: Path) -> Iterator[tuple[PurePath, str]]:
+    """Yield where it lies (relative to `folder`) and the name of all that is no folder in `audio/` and the splits'."""
+    for top in (AUDIO, *SPLITS):
+        for path, folders, names in os.walk(folder / top):
+            folders.sort()
+            place = Path(path).relative_to(folder)
+            for name in sorted(names):
+                yield place, name
+
+
+def _annotated(config: Dataset, source: Source) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Return the annotated clips, sorted by split and name, the labels, and the rows that were dropped."""
+    taxonomy = read_taxonomy(source.taxonomy)
+    annotations = read_annotations(source.annotations, taxonomy)
+    labels = derive_labels(annotations, taxonomy, config.train_rule, config.coarse)
+    circumstances = [name for name in PLACE_AND_TIME if name in annotations]
+    table = annotations[["audio_filename", "split", "sensor_id", *circumstances]].drop_duplicates("audio_filename")
+    table = table.sort_values(["split", "audio_filename"], ignore_index=True)
+    return table, labels, annotations.attrs["junk_rows"]
 
 
 def _shared_sensors(table: pd.DataFrame) -> list[str]:
@@ -291,54 +303,72 @@ def _shared_sensors(table: pd.DataFrame) -> list[str]:
     return [str(sensor) for sensor in splits.index[splits > 1]]
 
 
-def _match(table: pd.DataFrame, folder: Path, labelled: set[str]) -> tuple[list[Clip], list[str]]:
-    """Find the files of every annotated clip, and the files (relative to `folder`) that no clip has."""
-    found = defaultdict(list)
-    for path in _audio_files(folder):
-        found[path.name].append(path)
-    clips = []
+def _match(table: pd.DataFrame, folder: Path) -> tuple[list[tuple[PurePath, ...]], list[str]]:
+    """Find where each annotated clip's file lies, and the files that no clip has; all relative to `folder`."""
+    found: dict[str, tuple[PurePath, ...]] = {}
+    for place, name in _audio_files(folder):
+        found[name] = (*found.get(name, ()), place)
+    places = []
     for name, split in zip(table["audio_filename"], table["split"], strict=True):
-        sources = [path for path in found.get(name, ()) if path.relative_to(folder).parts[0] in (AUDIO, split)]
-        clips.append(Clip(name, tuple(sources), name in labelled))
-    used = {path for clip in clips for path in clip.sources}
+        everywhere = found.pop(name, ())
+        places.append(tuple(place for place in everywhere if place.parts[0] in (AUDIO, split)))
+        if others := tuple(place for place in everywhere if place not in places[-1]):
+            found[name] = others
     # A name is bytes, and these are listed in UTF-8.
     strays = [
-        os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
-        for paths in found.values()
-        for path in paths
-        if path not in used
+        os.fsencode(place / name).decode(errors="backslashreplace") for name, left in found.items() for place in left
     ]
-    return clips, sorted(strays)
+    return places, sorted(strays)
+
+
+def _clips(
+    table: pd.DataFrame, places: list[tuple[PurePath, ...]], folder: Path, labelled: "pd.Series[str]"
+) -> Iterator[Clip]:
+    with_truth = table["audio_filename"].isin(labelled)
+    for name, where, truth in zip(table["audio_filename"], places, with_truth, strict=True):
+        yield Clip(name, tuple(folder / place / name for place in where), truth)
 
 
 def _ingest(
-    config: Dataset, clips: Sequence[Clip], folder: Path, target: Path, progress: Progress, workers: int
+    config: Dataset, clips: Iterator[Clip], total: int, folder: Path, target: Path, progress: Progress, workers: int
 ) -> pd.DataFrame:
     """Take all clips over in parallel; return, in their order, `reason` (empty for the good) and what was found."""
-    take = partial(_take, config, folder, target)
-    rows = []
+    jobs = (partial(_take_all, config, folder, target, some) for some in _batched(clips, CLIPS_PER_CALL))
     with worker_pool(workers) as pool:
-        for row in pool.map(take, clips, chunksize=CLIPS_PER_CALL):
-            rows.append(row)
-            progress("dataset", len(rows), len(clips))
-    return pd.DataFrame(rows, columns=["reason", "sha256", "seconds", "sample_rate", "channels"])
+        rows = _told(chain.from_iterable(in_order(pool, jobs, workers)), total, progress)
+        tables = [pd.DataFrame(some, columns=FOUND) for some in _batched(rows, ROWS)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=FOUND)
 
 
-def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> dict[str, Any]:
+def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    return iter(lambda: list(islice(items, size)), [])
+
+
+def _told(rows: Iterator[Any], total: int, progress: Progress) -> Iterator[Any]:
+    for done, row in enumerate(rows, 1):
+        progress("dataset", done, total)
+        yield row
+
+
+def _take_all(config: Dataset, folder: Path, target: Path, clips: list[Clip]) -> list[tuple[Any, ...]]:
+    return [_take(config, folder, target, clip) for clip in clips]
+
+
+def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> tuple[Any, ...]:
     """Check one clip and bring it into the folder `target`; return its row for `_ingest`."""
     try:
         source = _the_source(clip, folder)
         audio.check_inside(source, folder)
         probe = audio.probe(source, config.min_seconds, config.max_seconds)
     except audio.BadAudio as error:
-        return {"reason": str(error)}
+        return str(error), "", math.nan, 0, 0
     # Whatever has its final name is complete: it was linked, or renamed after it was copied.
     copy = target / clip.name
     if not copy.exists() and not _folder(config):
         with suppress(OSError):  # a file system without links: copied below
             os.link(source, copy)
     checksum = files.sha256(copy) if copy.exists() else _copy(source, copy)
-    return {"reason": "", "sha256": checksum} | asdict(probe)
+    return "", checksum, probe.seconds, probe.sample_rate, probe.channels
 
 
 def _the_source(clip: Clip, folder: Path) -> Path:
@@ -349,7 +379,7 @@ def _the_source(clip: Clip, folder: Path) -> Path:
     if not clip.labelled:
         raise audio.BadAudio(NO_TRUTH)
     if len(clip.sources) > 1:
-        places = _some([str(path.relative_to(folder)) for path in clip.sources])
+        places = _some(sorted(str(path.relative_to(folder)) for path in clip.sources))
         raise audio.BadAudio(f"several files of this name: {places}")
     return clip.sources[0]
 
@@ -401,7 +431,11 @@ def _summary(
         "missing": _listed(names[NO_FILE]),
         "unannotated": _listed(names[NO_ANNOTATION]),
         "without_truth": _listed(names[NO_TRUTH]),
-        "digest": files.digest([frame.to_csv(index=False) for frame in (index, labels)]),
+        "digest": files.digest_each(
+            table[start : start + ROWS].to_csv(index=False)
+            for table in (index, labels)
+            for start in range(0, len(table), ROWS)
+        ),
     }
 
 

@@ -1,8 +1,9 @@
 """Step 2: log-mel features of every clip, packed per split."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from iusp.files import atomic, digest, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
 from iusp.memory import keep_memory
-from iusp.parallel import worker_pool
+from iusp.parallel import in_order, worker_pool
 from iusp.progress import Progress
 
 
@@ -29,15 +30,13 @@ class Shard:
 
     Attributes:
         split: its name.
-        paths: the clips' audio files.
-        checksums: their SHA-256, as indexed.
-        output: the packed file to write.
+        clips: their rows of the index.
+        file: name of the packed file.
     """
 
     split: str
-    paths: list[Path]
-    checksums: list[str]
-    output: Path
+    clips: pd.DataFrame
+    file: str
 
 
 def run(
@@ -71,7 +70,7 @@ def run(
     with work_folder(output, whole) as folder:
         parts = folder / "parts"
         parts.mkdir(exist_ok=True)
-        _extract_all(list(_shards(index, recordings, parts, config.clips_per_shard)), config, progress, workers)
+        _extract_all(_shards(index, config), recordings, parts, config, progress, workers)
         clips = _assemble(config, index, whole, [parts], folder)
         shutil.rmtree(parts)
     return clips
@@ -104,8 +103,7 @@ def extract(
     """
     index, whole = _read_index(config, dataset)
     with work_folder(output, digest([whole, part, parts])) as folder:
-        shards = list(_shards(index, recordings, folder, config.clips_per_shard))[part::parts]
-        _extract_all(shards, config, progress, workers)
+        _extract_all(_shards(index, config)[part::parts], recordings, folder, config, progress, workers)
 
 
 def merge(config: Features, dataset: Path, parts: Sequence[Path], output: Path) -> dict[str, int]:
@@ -134,14 +132,27 @@ def _read_index(config: Features, dataset: Path) -> tuple[pd.DataFrame, str]:
     index = read_table(path, "audio_filename", "split", "sha256")
     if not (index["split"] == "train").any():
         raise InputError(f"{path}: has no training clip; features are normalised by them")
-    return index, features_digest(config, list(zip(index["audio_filename"], index["sha256"], strict=True)))
+    return index, features_digest(config, zip(index["audio_filename"], index["sha256"], strict=True))
 
 
-def _extract_all(shards: list[Shard], config: Features, progress: Progress, workers: int) -> None:
-    missing = [shard for shard in shards if not shard.output.exists()]
+def _extract_all(
+    shards: list[Shard], recordings: Path, folder: Path, config: Features, progress: Progress, workers: int
+) -> None:
+    missing = [shard for shard in shards if not (folder / shard.file).exists()]
+    jobs = (
+        partial(
+            _extract,
+            recordings,
+            shard.clips["audio_filename"].tolist(),
+            shard.clips["sha256"].tolist(),
+            folder / shard.file,
+            config,
+        )
+        for shard in missing
+    )
     done = len(shards) - len(missing)
     with worker_pool(workers, _begin) as pool:
-        for _ in pool.map(_extract, missing, [config] * len(missing)):
+        for _ in in_order(pool, jobs, workers):
             done += 1
             progress("features", done, len(shards))
 
@@ -152,11 +163,11 @@ def _assemble(
     """Merge the shards that lie in `folders` and describe them."""
     found = {path.name: path for folder in folders for path in folder.glob("*.npy")}
     shards: dict[str, list[NDArray[np.float16]]] = {split: [] for split in SPLITS}
-    for shard in _shards(index, Path(), Path(), config.clips_per_shard):
-        path = found.get(shard.output.name)
+    for shard in _shards(index, config):
+        path = found.get(shard.file)
         if path is None:
-            raise InputError(f"{shard.output.name}: no part of the features holds it; make the parts again")
-        packed = open_packed(path, len(shard.paths), frame_count(config), config.mel_bands)
+            raise InputError(f"{shard.file}: no part of the features holds it; make the parts again")
+        packed = open_packed(path, len(shard.clips), frame_count(config), config.mel_bands)
         shards[shard.split].append(packed)
     for split in SPLITS:
         _merge(shards[split], output / f"{split}.npy", config)
@@ -176,13 +187,13 @@ def _assemble(
     return clips
 
 
-def _shards(index: pd.DataFrame, audio: Path, folder: Path, clips_per_shard: int) -> Iterator[Shard]:
-    for split in SPLITS:
-        clips = index[index["split"] == split]
-        for start in range(0, len(clips), clips_per_shard):
-            part = clips.iloc[start : start + clips_per_shard]
-            paths = [audio / name for name in part["audio_filename"]]
-            yield Shard(split, paths, part["sha256"].tolist(), folder / f"{split}-{start:09d}.npy")
+def _shards(index: pd.DataFrame, config: Features) -> list[Shard]:
+    size = config.clips_per_shard
+    return [
+        Shard(split, clips[start : start + size], f"{split}-{start:09d}.npy")
+        for split, clips in ((split, index[index["split"] == split]) for split in SPLITS)
+        for start in range(0, len(clips), size)
+    ]
 
 
 def _begin() -> None:
@@ -190,14 +201,15 @@ def _begin() -> None:
     keep_memory()
 
 
-def _extract(shard: Shard, config: Features) -> None:
-    packed = np.empty((len(shard.paths), frame_count(config), config.mel_bands), np.float16)
-    for row, path in enumerate(shard.paths):
-        if not path.is_file() or sha256(path) != shard.checksums[row]:
+def _extract(recordings: Path, names: list[str], checksums: list[str], output: Path, config: Features) -> None:
+    packed = np.empty((len(names), frame_count(config), config.mel_bands), np.float16)
+    for row, (name, checksum) in enumerate(zip(names, checksums, strict=True)):
+        path = recordings / name
+        if not path.is_file() or sha256(path) != checksum:
             raise InputError(f"{path}: is not the clip that was indexed (other bytes); run the dataset step again")
         samples, sample_rate = read(path)
         packed[row] = log_mel(torch.from_numpy(samples), sample_rate, config).numpy()
-    with atomic(shard.output) as temporary, temporary.open("wb") as stream:
+    with atomic(output) as temporary, temporary.open("wb") as stream:
         write_header(stream, packed.shape)
         stream.write(packed.data)
 
