@@ -98,16 +98,21 @@ def derive_labels(
     volunteer = train & (annotations["annotator_id"] > 0)
     by_volunteers = annotations["audio_filename"].isin(annotations.loc[volunteer, "audio_filename"])
     used = annotations[volunteer | ((annotations["annotator_id"] == 0) & ~by_volunteers)]
-    presences = _presences(used, taxonomy, coarse)
-    looked = presences.astype("float32").where(presences >= 0)
-    # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
-    shares = looked.groupby([used["split"], used["audio_filename"]]).mean().fillna(0)
-    if train_rule == "any":
-        shares = shares > 0
-    elif train_rule == "majority":
-        shares = shares > 0.5
-    labels = shares.astype("float32").reset_index()
-    return labels[["audio_filename", "split", *shares.columns]]
+    clips = used[["split", "audio_filename"]]
+    number = clips.groupby(list(clips)).ngroup()
+
+    def target(presence: "pd.Series[int]") -> "pd.Series[float]":
+        # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
+        share = presence.astype("float32").where(presence >= 0).groupby(number).mean().fillna(0)
+        if train_rule == "any":
+            share = share > 0
+        elif train_rule == "majority":
+            share = share > 0.5
+        return share.astype("float32")
+
+    clips = clips.drop_duplicates().sort_values(list(clips), ignore_index=True)
+    # One tag after the other: all of them at once take a kilobyte a clip.
+    return clips[["audio_filename", "split"]].join(_presences(used, taxonomy, coarse).apply(target))
 
 
 def training_targets(
@@ -150,7 +155,7 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
         with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
             for table in tables:
                 if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first cells for an index
-                    raise InputError(f"{path}: row 2 has more cells than the header; every row needs one cell per column")
+                    raise InputError(f"{path}: row 2 has more cells than the header; every row needs a cell per column")
                 if table.empty:
                     raise InputError(f"{path}: has no annotations; each is a row below the header")
                 yield table

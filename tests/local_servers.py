@@ -1,6 +1,7 @@
 """Servers on loopback, each a process of its own, and the environment that processes are started in."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,11 @@ def environment() -> dict[str, str]:
         for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))
     }
     return clean | author | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: what a shell starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT, STUDENTS, Project, environment
 from kubeflow_api import KubeflowApi, Progress
+from local_servers import heed_interrupts
 from mlflow import MlflowClient
 
 from components.__main__ import README, readme
@@ -357,6 +358,7 @@ def test_an_interrupted_run_is_killed_in_mlflow_too(make_project: Callable[[str]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     while not list(project.folder.glob("kubeflow/*/iusp-*/dataset/.*.work-*/generated/audio/*")):
         assert process.poll() is None, "the run ended before it could be interrupted"

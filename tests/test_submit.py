@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kfp import compiler, dsl
 from kubeflow_api import Failure, KubeflowApi, Progress
+from local_servers import heed_interrupts
 
 from iusp.errors import InputError
 from pipelines import submit as module
@@ -734,6 +735,7 @@ def test_ctrl_c_in_a_process(api: KubeflowApi, user: User) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout
     while "RUNNING" not in process.stdout.readline():

@@ -423,10 +423,10 @@ def _summary(
         reason: unmatched.loc[unmatched["reason"] == reason, "audio_filename"].tolist()
         for reason in (NO_FILE, NO_ANNOTATION, NO_TRUTH)
     }
-    positives = (labels.set_index("split").drop(columns="audio_filename") > 0).groupby("split").sum()
+    clips = {split: table.drop(columns=["audio_filename", "split"]) for split, table in labels.groupby("split")}
     return {
         "clips": {split: int((index["split"] == split).sum()) for split in SPLITS},
-        "positives": positives.astype(int).to_dict("index"),
+        "positives": {split: (targets > 0).sum().to_dict() for split, targets in clips.items()},
         "quarantined": _listed(quarantine["audio_filename"].tolist()),
         "missing": _listed(names[NO_FILE]),
         "unannotated": _listed(names[NO_ANNOTATION]),
