@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -98,21 +98,21 @@ def derive_labels(
     volunteer = train & (annotations["annotator_id"] > 0)
     by_volunteers = annotations["audio_filename"].isin(annotations.loc[volunteer, "audio_filename"])
     used = annotations[volunteer | ((annotations["annotator_id"] == 0) & ~by_volunteers)]
-    clips = used[["split", "audio_filename"]]
-    number = clips.groupby(list(clips)).ngroup()
+    sorting = ["split", "audio_filename"]
+    clips = used[sorting]
+    number = clips.groupby(sorting).ngroup()
 
-    def target(presence: "pd.Series[int]") -> "pd.Series[float]":
+    def target(presence: "pd.Series[Any]") -> "pd.Series[Any]":
         # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
-        share = presence.astype("float32").where(presence >= 0).groupby(number).mean().fillna(0)
-        if train_rule == "any":
-            share = share > 0
-        elif train_rule == "majority":
-            share = share > 0.5
-        return share.astype("float32")
+        shares = presence.astype("float32").where(presence >= 0).groupby(number).mean().fillna(0)
+        rules = {"any": shares > 0, "majority": shares > 0.5, "mean": shares}
+        return rules[train_rule].astype("float32")
 
-    clips = clips.drop_duplicates().sort_values(list(clips), ignore_index=True)
+    clips = clips.drop_duplicates().sort_values(sorting, ignore_index=True)
     # One tag after the other: all of them at once take a kilobyte a clip.
-    return clips[["audio_filename", "split"]].join(_presences(used, taxonomy, coarse).apply(target))
+    presences = _presences(used, taxonomy, coarse)
+    targets = pd.DataFrame({tag: target(presences[tag]) for tag in presences.columns})
+    return clips[["audio_filename", "split"]].join(targets)
 
 
 def training_targets(
@@ -224,9 +224,10 @@ def _check_rows(path: Path, annotations: pd.DataFrame) -> None:
 def _refuse(path: Path, column: "pd.Series[str]", wrong: "pd.Series[bool]", demand: str) -> None:
     """Raise an InputError that names the first wrong cell; the header is row 1."""
     if wrong.any():
-        row = wrong.idxmax()
+        first = int(wrong.to_numpy().argmax())
         raise InputError(
-            f"{path}: row {row + 2}, column {column.name}: {column[row]!r} {demand} ({wrong.sum()} such rows)"
+            f"{path}: row {int(column.index[first]) + 2}, column {column.name}: {column.iloc[first]!r} {demand} "
+            f"({wrong.sum()} such rows among {len(column):,})"
         )
 
 

@@ -147,6 +147,19 @@ def test_refuses_a_missing_file(tmp_path):
         read_annotations(tmp_path / "annotations.csv", SMALL)
 
 
+def test_many_rows_are_read_like_few(tmp_path, monkeypatch):
+    rows = [row(name=f"{number}.wav", annotator=number % 3) for number in range(7)]
+    whole = read_annotations(write(tmp_path, rows), SMALL)
+    monkeypatch.setattr(labels, "ROWS", 3)
+    pd.testing.assert_frame_equal(read_annotations(write(tmp_path, rows), SMALL), whole)
+    for wrong, message in (
+        (rows[5] | {"2_dog_presence": 2}, "'2' must"),
+        (rows[0] | {"split": "test"}, "0.wav' is in"),
+    ):
+        with pytest.raises(InputError, match=rf"row 7, .*{message}"):
+            read_annotations(write(tmp_path, [*rows[:5], wrong, rows[6]]), SMALL)
+
+
 def test_a_member_may_have_several_rows_of_a_clip(tmp_path):
     assert len(read_annotations(write(tmp_path, [row(annotator=-3), row(annotator=-3)]), SMALL)) == 2
 
