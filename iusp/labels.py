@@ -105,8 +105,8 @@ def derive_labels(
     def target(presence: "pd.Series[Any]") -> "pd.Series[Any]":
         # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
         shares = presence.astype("float32").where(presence >= 0).groupby(number).mean().fillna(0)
-        rules = {"any": shares > 0, "majority": shares > 0.5, "mean": shares}
-        return rules[train_rule].astype("float32")
+        rules: dict[str, Any] = {"any": shares > 0, "majority": shares > 0.5, "mean": shares}
+        return pd.Series(rules[train_rule], dtype="float32")
 
     clips = clips.drop_duplicates().sort_values(sorting, ignore_index=True)
     # One tag after the other: all of them at once take a kilobyte a clip.
