@@ -491,10 +491,11 @@ def monitor(
 )
 @click.option("--window", type=float, help="Seconds that are tagged at once.  [default: the model's clip]")
 @click.option("--hop", type=float, help="Seconds from one window to the next.  [default: half of the window]")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per window, with all probabilities.")
+@click.option("--json", "form", flag_value="json", help="Print a JSON object per window, with all probabilities.")
+@click.option("--csv", "form", flag_value="csv", help="Print a row of all probabilities per window, for iusp monitor.")
 @click.pass_context
 def tag(
-    ctx: click.Context, recordings: Path, model: str | None, window: float | None, hop: float | None, as_json: bool
+    ctx: click.Context, recordings: Path, model: str | None, window: float | None, hop: float | None, form: Any
 ) -> None:
     """Say what is in RECORDINGS, and when: a file, a folder, or - for standard input.
 
@@ -506,7 +507,7 @@ def tag(
     from iusp.console import show_tags
 
     network = load(model or f"models:/{_config(ctx).registration.model_name}@champion")
-    if not show_tags(recordings, network, window, hop, as_json):
+    if not show_tags(recordings, network, window, hop, form):
         ctx.exit(2)
 
 

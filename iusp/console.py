@@ -1,5 +1,6 @@
 """What the command line and a cluster's pods show people: progress, and errors in one line."""
 
+import csv
 import errno
 import json
 import shutil
@@ -10,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -432,7 +433,13 @@ def show_drift(drifts: "Sequence[Drift]") -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
 
 
-def show_tags(recordings: Path, model: "DeviceModel", window: float | None, hop: float | None, as_json: bool) -> bool:
+def show_tags(
+    recordings: Path,
+    model: "DeviceModel",
+    window: float | None,
+    hop: float | None,
+    form: Literal["json", "csv"] | None,
+) -> bool:
     """Tag recordings and print what is in each window, as soon as it is known.
 
     Args:
@@ -440,7 +447,7 @@ def show_tags(recordings: Path, model: "DeviceModel", window: float | None, hop:
         model: the network.
         window: seconds; the model's clip by default.
         hop: seconds from one window's start to the next one's; half of the window by default.
-        as_json: print a JSON object for each window.
+        form: `json`: print an object for each window; `csv`: a header, and all probabilities of each window.
 
     Returns:
         Whether every recording could be tagged; those that cannot get a line on standard error each.
@@ -451,14 +458,20 @@ def show_tags(recordings: Path, model: "DeviceModel", window: float | None, hop:
     from iusp.audio import BadAudio
 
     good = True
+    table = csv.writer(sys.stdout, lineterminator="\n")
     with _found(recordings) as found:
+        if form == "csv":
+            table.writerow(["audio_filename", *model.tags])
         for name, path in found:
             shown = name if name.isprintable() else ascii(name)
             try:
                 for number, one in enumerate(model.tag(path, window=window, hop=hop)):
-                    if not as_json and not number:
-                        click.echo(shown)
-                    click.echo(json.dumps({"recording": shown, **vars(one)}) if as_json else _line(one))
+                    if form == "csv":
+                        table.writerow([Path(shown).name, *one.probabilities.values()])
+                    elif form == "json":
+                        click.echo(json.dumps({"recording": shown, **vars(one)}))
+                    else:
+                        click.echo(_line(one) if number else f"{shown}\n{_line(one)}")
             except BadAudio as reason:
                 click.echo(f"iusp: {shown}: {reason}", err=True)
                 good = False
@@ -477,6 +490,8 @@ def _found(recordings: Path) -> Iterator[list[tuple[str, Path]]]:
             copy.flush()
             yield [("-", Path(copy.name))]
         return
+    if not recordings.exists():
+        raise InputError(f"{recordings}: no such file or folder; name a recording, a folder of them, or -")
     if not recordings.is_dir():
         yield [(str(recordings), recordings)]
         return

@@ -1,5 +1,6 @@
 """`iusp tag`: recordings as people have them, on the command line, without torch."""
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import soxr
@@ -135,6 +137,10 @@ def test_a_folder_goes_on_past_bad_files(exported: Path, tmp_path: Path) -> None
         ("z.flac", 0, 1),
     ]
     assert all(set(row["probabilities"]) == set(TAGS) and set(row["tags"]) <= set(TAGS) for row in rows)
+    table = pd.read_csv(io.BytesIO(iusp(str(recordings), *options, "--csv").stdout))
+    assert list(table) == ["audio_filename", *TAGS]
+    assert table["audio_filename"].tolist() == ["a.wav", "a.wav", "z.flac"]
+    assert table[TAGS].to_dict("records") == [row["probabilities"] for row in rows]
     shown = iusp(str(recordings / "a.wav"), *options)
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) == 3
