@@ -4,7 +4,7 @@ python -m benchmarks.scale                     writes benchmarks/scale.json and 
 python -m benchmarks.scale --sizes 100,200     other sizes; writes nothing but prints the page
 python -m benchmarks.scale --render            only write the page again
 
-Each size has a process of its own, and what it found is kept: run again, the script goes on where it was stopped. The
+Each part has a process of its own, and what it found is kept: run again, the script goes on where it was stopped. The
 clips are those of the embedded data set, all different.
 """
 
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,11 +32,12 @@ from benchmarks.performance import table
 from benchmarks.timing import ROOT, WORK, settings
 from iusp import embedded
 from iusp.augmentation import draw_view
-from iusp.files import write_json
-from iusp.knowledge import read_knowledge
+from iusp.config import Config
+from iusp.files import sha256, write_json
+from iusp.knowledge import Knowledge, read_knowledge
 from iusp.progress import silent
 from iusp.steps import dataset, features
-from iusp.training import batches, epoch_order, read_training_data
+from iusp.training import TrainingData, batches, epoch_order, read_training_data
 
 SIZES = (1000, 10_000, 100_000)
 RECORD, PAGE = ROOT / "benchmarks" / "scale.json", ROOT / "docs" / "scale.md"
@@ -47,82 +49,127 @@ ORDER = ("dataset", "features", "knowledge of a view", "teacher's epoch", "epoch
 TEACHER_CLIPS = 2000  # of its epoch: it takes as long for each clip, and long
 
 
-def one(size: int) -> dict[str, Any]:
-    """Take so many clips through the pipeline; return seconds, peak bytes and bytes on the disk of each part."""
-    folder = WORK / f"scale-{size}"
-    source, data = folder / "source", folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    indexed, recordings, packed = (data / name for name in ("dataset", "recordings", "features"))
-    held_out = size // 20
-    clips = {"train": size - 2 * held_out, "validate": held_out, "test": held_out}
-    config = settings("dataset.source=folder", f"dataset.path={source}")
-    kept = folder / "found.json"
-    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+@dataclass(frozen=True)
+class Place:
+    """Where so many clips are taken through the pipeline."""
 
-    def measure(name: str, job: Callable[[], object], share: float = 1) -> None:
-        if name in found:
-            return
-        memory = Memory()
-        memory.start()
-        began = time.perf_counter()
-        job()
-        seconds = time.perf_counter() - began
-        memory.ended.set()
-        found[name] = {"seconds": seconds / share, "peak": memory.peak}
-        write_json(kept, found)
+    size: int
 
-    def make_features(cores: int) -> None:
-        features.run(config.features, indexed, recordings, packed, silent, workers=cores)
+    @property
+    def folder(self) -> Path:
+        """Holds all of it."""
+        return WORK / f"scale-{self.size}"
 
-    if "dataset" not in found:
-        embedded.write(source, config.dataset.seed, clips, CORES, silent)
-    measure("dataset", lambda: dataset.run(config.dataset, indexed, recordings, silent))
-    shutil.rmtree(source, ignore_errors=True)
-    for cores in (1, CORES):
-        if f"features, {cores} cores" not in found:
-            shutil.rmtree(packed, ignore_errors=True)
-        measure(f"features, {cores} cores", partial(make_features, cores))
-    if "killed" not in found:
-        found["killed"] = _kill_and_resume(folder, -(-size // config.features.clips_per_shard))
-        write_json(kept, found)
-    training = read_training_data(indexed, packed, "coarse")
-    teacher = config.teacher
-    measure(
-        "knowledge of a view",
-        lambda: untrained_teacher(
-            teacher.architecture, teacher.parameters, training, teacher.training, config.augmentation.views, folder
-        ),
-    )
-    setting = Setting(teacher.architecture, teacher.parameters, teacher.training, clips=TEACHER_CLIPS)
-    view = draw_view(config.augmentation.teacher, 0, "training", 0, training.shape)
-    share = min(TEACHER_CLIPS, clips["train"]) / clips["train"]
-    measure("teacher's epoch", epoch(setting, training, view), share)
-    knowledge = read_knowledge(folder, training)
-    view, setting = knowledge.view(0), Setting(*STUDENT, config.student.training)
-    measure("epoch", epoch(setting, training, view, "iusp", knowledge))
-    similarity = knowledge.folder / "view-000" / "similarity-1.npy"
-    order = epoch_order(len(training.clips), 0, 0)
+    @property
+    def clips(self) -> dict[str, int]:
+        """Clips of each split."""
+        held_out = self.size // 20
+        return {"train": self.size - 2 * held_out, "validate": held_out, "test": held_out}
 
-    def input_pipeline() -> None:
-        known = {"similarity-1": knowledge.read("similarity-1", 0)}
-        for _ in batches(training, view, order, setting.config.batch_size, torch.device("cpu"), known):
-            pass
+    @property
+    def config(self) -> Config:
+        """params.yaml, on these clips."""
+        return settings("dataset.source=folder", f"dataset.path={self.folder / 'source'}")
 
-    measure("input pipeline", input_pipeline)
-    for path in (packed / "train.npy", similarity):
-        _forget(path)
-    measure("input pipeline, from the disk", input_pipeline)
-    found["bytes"] = {
-        "recordings": _size(recordings) / size,
-        "features": _size(packed) / size,
-        **{path.stem: path.stat().st_size / clips["train"] for path in sorted(similarity.parent.iterdir())},
-    }
+    def data(self, name: str) -> Path:
+        """Where a step writes."""
+        return self.folder / "data" / name
+
+    def training(self) -> TrainingData:
+        """Open what networks are trained on."""
+        return read_training_data(self.data("dataset"), self.data("features"), "coarse")
+
+    def knowledge(self, training: TrainingData) -> Knowledge:
+        """Open what the teacher knows of it."""
+        return read_knowledge(self.folder, training)
+
+
+def _measured(job: Callable[[], object]) -> dict[str, float]:
+    memory = Memory()
+    memory.start()
+    began = time.perf_counter()
+    job()
+    seconds = time.perf_counter() - began
+    memory.ended.set()
+    return {"seconds": seconds, "peak": memory.peak}
+
+
+def _source(place: Place) -> dict[str, float]:
+    embedded.write(place.folder / "source", place.config.dataset.seed, place.clips, CORES, silent)
+    return {}
+
+
+def _dataset(place: Place) -> dict[str, float]:
+    indexed, recordings = place.data("dataset"), place.data("recordings")
+    found = _measured(lambda: dataset.run(place.config.dataset, indexed, recordings, silent))
+    shutil.rmtree(place.folder / "source")
     return found
 
 
-def _kill_and_resume(folder: Path, shards: int) -> dict[str, float]:
+def _features(cores: int, place: Place) -> dict[str, float]:
+    packed = place.data("features")
+    shutil.rmtree(packed, ignore_errors=True)
+    inputs = place.data("dataset"), place.data("recordings"), packed
+    return _measured(lambda: features.run(place.config.features, *inputs, silent, workers=cores))
+
+
+def _knowledge(place: Place) -> dict[str, float]:
+    config, training = place.config, place.training()
+    of = config.teacher.architecture, config.teacher.parameters, training, config.teacher.training
+    return _measured(lambda: untrained_teacher(*of, config.augmentation.views, place.folder))
+
+
+def _teacher_epoch(place: Place) -> dict[str, float]:
+    config, training = place.config, place.training()
+    setting = Setting(
+        config.teacher.architecture, config.teacher.parameters, config.teacher.training, clips=TEACHER_CLIPS
+    )
+    view = draw_view(config.augmentation.teacher, 0, "training", 0, training.shape)
+    found = _measured(epoch(setting, training, view))
+    return found | {"seconds": found["seconds"] * max(1, len(training.clips) / TEACHER_CLIPS)}
+
+
+def _epoch(place: Place) -> dict[str, float]:
+    training = place.training()
+    knowledge = place.knowledge(training)
+    setting = Setting(*STUDENT, place.config.student.training)
+    return _measured(epoch(setting, training, knowledge.view(0), "iusp", knowledge))
+
+
+def _input_pipeline(place: Place, from_disk: bool = False) -> dict[str, float]:
+    """Make all batches of an epoch, and do nothing with them."""
+    similarity = place.folder / "knowledge" / "view-000" / "similarity-1.npy"
+    files = place.data("features") / "train.npy", similarity
+    training = place.training()
+    knowledge = place.knowledge(training)
+    for path in files:
+        _forget(path) if from_disk else sha256(path)  # what is read is in memory
+    view, order = knowledge.view(0), epoch_order(len(training.clips), 0, 0)
+    size, device = place.config.student.training.batch_size, torch.device("cpu")
+
+    def job() -> None:
+        known = {"similarity-1": knowledge.read("similarity-1", 0)}
+        for _ in batches(training, view, order, size, device, known):
+            pass
+
+    before = _read_from_disk()
+    found = _measured(job)
+    return found | {"from disk": (_read_from_disk() - before) / sum(path.stat().st_size for path in files)}
+
+
+def _kept(place: Place) -> dict[str, float]:
+    clips = place.clips["train"]
+    return {
+        "recordings": _size(place.data("recordings")) / place.size,
+        "features": _size(place.data("features")) / place.size,
+        **{path.stem: path.stat().st_size / clips for path in sorted((place.folder / "knowledge/view-000").iterdir())},
+    }
+
+
+def _kill_and_resume(place: Place) -> dict[str, float]:
     """Kill the features step (SIGKILL) when half of the shards are made, and start it again."""
-    shutil.rmtree(folder / "data" / "features", ignore_errors=True)
+    folder, shards = place.folder, -(-place.size // place.config.features.clips_per_shard)
+    shutil.rmtree(place.data("features"), ignore_errors=True)
     command = [sys.executable, "-m", "iusp", "--params", str(ROOT / "params.yaml"), "features"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=sys.stderr) as step:
@@ -157,8 +204,29 @@ def _forget(path: Path) -> None:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def _read_from_disk() -> int:
+    """Return how many bytes this process has had read from disks."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+PARTS: dict[str, Callable[[Place], dict[str, float]]] = {
+    "source": _source,
+    "dataset": _dataset,
+    "features, 1 cores": partial(_features, 1),
+    f"features, {CORES} cores": partial(_features, CORES),
+    "killed": _kill_and_resume,
+    "knowledge of a view": _knowledge,
+    "teacher's epoch": _teacher_epoch,
+    "epoch": _epoch,
+    "input pipeline": _input_pipeline,
+    "input pipeline, from the disk": partial(_input_pipeline, from_disk=True),
+    "bytes": _kept,
+}
 
 
 def page(record: dict[str, Any]) -> str:
@@ -180,15 +248,16 @@ def page(record: dict[str, Any]) -> str:
         # What ends before its memory is looked at has no peak.
         peaks.append([shown, *(f"{one / 2**20:,.0f} MiB" if one else "" for one in memory), f"{growth[name]:,.0f}"])
     waiting, cold = (each[name] / each["epoch"] for name in ("input pipeline", "input pipeline, from the disk"))
+    came = greatest["input pipeline, from the disk"]["from disk"]
     killed, held = greatest["killed"], greatest["bytes"]
     kept = [["kept of a clip", "bytes"], *([name, f"{held[name]:,.0f}"] for name in held)]
     return f"""# Scale
 
 Written by `python -m benchmarks.scale`; not by hand. {record["machine"]}; {record["date"]}.
 
-The clips are those of the embedded data set, all different: 10 s at 16 kHz, FLAC, as a folder of recordings. A part's
-time is from its call to its return; its peak is of the memory of all its processes, without pages of files, which the
-kernel takes back when it needs them.
+The clips are those of the embedded data set, all different: 10 s at 16 kHz, FLAC, as a folder of recordings. Each
+part has a process of its own. Its time is from its call to its return; its peak is of the memory of all its processes,
+with what Python and its libraries take, and without pages of files, which the kernel takes back when it needs them.
 
 ## Time
 
@@ -201,6 +270,9 @@ The features step makes {1 / each["features, 1 cores"]:,.0f} clips per second on
 
 {table(peaks)}
 
+What grows are the tables: a clip's name, checksum, labels and annotations, and what pandas needs to sort and join them.
+Audio, features and knowledge are streamed.
+
 ## A kill
 
 The features step, killed (SIGKILL) when {killed["kept"]} of {killed["shards"]} shards were made, and started again: of
@@ -210,7 +282,7 @@ these, {killed["made again"]} were made again. What a kill loses is the shards i
 
 A batch is gathered from the packed file, augmented and handed over, and the model waits for that. Making an epoch's
 batches takes {waiting:.0%} of the epoch of the smallest student ({STUDENT[0]}, at most {STUDENT[1]:,} parameters), for
-which it matters most; {cold:.0%} with the files not in memory.
+which it matters most; {cold:.0%} if the files are not in memory ({came:.0%} of their bytes then come from the disk).
 
 ## On the disk
 
@@ -272,26 +344,35 @@ steps; of memory, *{hungriest}*, which grows by {memories[hungriest]:.1f} GB; of
 """
 
 
+def _taken(place: Place) -> dict[str, Any]:
+    """Do each part in a process of its own, and keep what it found; done again, go on with the next one."""
+    kept = place.folder / "found.json"
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    for part in (part for part in PARTS if part not in found):
+        print(f"{place.size} clips, {part} …", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "benchmarks.scale", "--sizes", str(place.size), "--part", part]
+        answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+        write_json(kept, found := found | {part: json.loads(answer.splitlines()[-1])})
+    shutil.rmtree(place.folder)
+    return found
+
+
 def main() -> None:
     """Measure each size in its own process, keep the record and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="ascending, with commas in between")
     parser.add_argument("--render", action="store_true", help="measure nothing")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(one(arguments.one)))
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part](Place(int(arguments.sizes)))))
         return
     sizes = list(map(int, arguments.sizes.split(",")))
     if not arguments.render:
         record: dict[str, Any] = {"machine": machine(), "cores": CORES, "date": datetime.now(UTC).date().isoformat()}
         record["sizes"] = {}
         for size in sizes:
-            print(f"{size} clips …", file=sys.stderr, flush=True)
-            command = [sys.executable, "-m", "benchmarks.scale", "--one", str(size)]
-            answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-            record["sizes"][str(size)] = json.loads(answer.splitlines()[-1])
-            shutil.rmtree(WORK / f"scale-{size}")
+            record["sizes"][str(size)] = _taken(Place(size))
         if tuple(sizes) != SIZES:
             print(page(record))
             return

@@ -1,6 +1,6 @@
 """Packed log-mel features: one memory-mappable file per split, and what shaped them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
@@ -25,17 +26,17 @@ from iusp.taxonomy import Taxonomy
 BAD_HEADER = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError)
 
 
-def read_table(path: Path, *columns: str) -> pd.DataFrame:
-    """Read a Parquet file that an earlier step wrote.
+def read_table(path: Path, *columns: str, optional: Collection[str] = ()) -> pd.DataFrame:
+    """Read columns of a Parquet file that an earlier step wrote, and those of `optional` that are there.
 
     Raises:
         InputError: it is missing or damaged, or lacks one of `columns`.
     """
     try:
-        table = pd.read_parquet(path)
-        if not set(columns) <= set(table):
+        there = pq.read_schema(path).names
+        if not set(columns) <= set(there):
             raise ValueError(f"lacks {', '.join(columns)}")
-        return table
+        return pd.read_parquet(path, columns=[name for name in there if name in {*columns, *optional}])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
     except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
@@ -123,13 +124,13 @@ def read_features(folder: Path) -> FeatureSet:
     return FeatureSet(folder, config, description["digest"], mean, std, clips)
 
 
-def split_labels(dataset: Path, features: FeatureSet, split: str) -> pd.DataFrame:
-    """Read the labels of a split, row by row those of the features' clips.
+def split_labels(dataset: Path, features: FeatureSet, split: str, tags: Collection[str]) -> pd.DataFrame:
+    """Read the labels of a split, row by row those of the features' clips; of `tags`, those that there are.
 
     Raises:
         InputError: features and labels are not of the same clips.
     """
-    labels = read_table(dataset / "labels.parquet", "audio_filename", "split")
+    labels = read_table(dataset / "labels.parquet", "audio_filename", "split", optional=tags)
     labels = labels[labels["split"] == split].reset_index(drop=True)
     if labels["audio_filename"].tolist() != features.filenames(split):
         raise InputError(
@@ -173,7 +174,8 @@ def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: TagSet
     Raises:
         InputError: features and labels are not of the same clips, or the labels lack the tags.
     """
-    labels = split_labels(dataset, features, split)
+    known = taxonomy.coarse_tags + (taxonomy.all_fine_tags if tags != "coarse" else ())
+    labels = split_labels(dataset, features, split, known)
     targets, mask, names = training_targets(labels, taxonomy, tags)
     return LabelledClips(
         features.filenames(split), features.log_mel(split), torch.tensor(targets), torch.tensor(mask), names

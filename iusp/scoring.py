@@ -24,7 +24,8 @@ def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxon
     Raises:
         InputError: features and labels are not of the same clips, or the annotations lack the level's tags.
     """
-    labels = split_labels(dataset, features, split)
-    if missing := set(level_tags(taxonomy, level)) - set(labels):
+    tags = list(level_tags(taxonomy, level))
+    labels = split_labels(dataset, features, split, tags)
+    if missing := set(tags) - set(labels):
         raise InputError(f"{dataset / 'labels.parquet'}: has no {sorted(missing)[0]}; the {level} level needs it")
-    return labels[list(level_tags(taxonomy, level))].to_numpy() > 0.5
+    return labels[tags].to_numpy() > 0.5

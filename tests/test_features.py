@@ -326,6 +326,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(dataset, packed, tmp_
     assert [path.name for path in output.parent.iterdir()] == ["features"]
 
 
+def test_shards_of_other_code_are_made_again(dataset, tmp_path, monkeypatch):
+    process = killed(tmp_path, dataset, tmp_path / "features", CONFIG, "all")
+    process.communicate()
+    monkeypatch.setattr(features, "code_digest", lambda: "other")
+    told = []
+    features.run(
+        CONFIG, dataset, dataset / "audio", tmp_path / "features", lambda task, done, *_: told.append(done), workers=1
+    )
+    assert told[0] == 1
+
+
 def test_workers_end_with_a_killed_step(dataset, tmp_path):
     process = killed(tmp_path, dataset, tmp_path / "features", CONFIG, "step")
     try:

@@ -146,8 +146,8 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
 
 def _circumstances(dataset: Path, features: FeatureSet, split: str) -> pd.DataFrame:
     """Return what is known of where and when a split's clips were recorded, row by row those of the features."""
-    index = read_table(dataset / "index.parquet", "audio_filename").set_index("audio_filename")
-    return index.reindex(features.filenames(split))[[name for name in SLICED if name in index]].fillna("").astype(str)
+    index = read_table(dataset / "index.parquet", "audio_filename", optional=SLICED).set_index("audio_filename")
+    return index.reindex(features.filenames(split)).fillna("").astype(str)
 
 
 def _copy(source: Path, names: Sequence[str], target: Path) -> None:

@@ -16,7 +16,7 @@ from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
 from iusp.features import features_digest, open_packed, read_table, write_header
-from iusp.files import atomic, digest, sha256, work_folder, write_json
+from iusp.files import atomic, code_digest, digest, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
 from iusp.memory import keep_memory
@@ -50,7 +50,7 @@ def run(
     """Write `<split>.npy` (float16 (N, T, M)), `index.parquet` and `features.json` into `output`.
 
     Shards of clips are made in parallel processes, each atomically, then merged; a killed run resumes with the shards
-    it has. Memory does not grow with the number of clips, nor do the bytes depend on the number of workers.
+    it has. Memory holds the index and a shard for each worker. The bytes do not depend on the number of workers.
 
     Args:
         config: the front-end's settings.
@@ -67,7 +67,7 @@ def run(
         InputError: a clip cannot be read any more, or there is no training clip.
     """
     index, whole = _read_index(config, dataset)
-    with work_folder(output, whole) as folder:
+    with work_folder(output, digest([whole, code_digest()])) as folder:
         parts = folder / "parts"
         parts.mkdir(exist_ok=True)
         _extract_all(_shards(index, config), recordings, parts, config, progress, workers)
@@ -102,7 +102,7 @@ def extract(
         InputError: a clip cannot be read any more, or there is no training clip.
     """
     index, whole = _read_index(config, dataset)
-    with work_folder(output, digest([whole, part, parts])) as folder:
+    with work_folder(output, digest([whole, part, parts, code_digest()])) as folder:
         _extract_all(_shards(index, config)[part::parts], recordings, folder, config, progress, workers)
 
 
@@ -122,7 +122,7 @@ def merge(config: Features, dataset: Path, parts: Sequence[Path], output: Path) 
         InputError: a shard is missing or of another shape.
     """
     index, whole = _read_index(config, dataset)
-    with work_folder(output, whole) as folder:
+    with work_folder(output, digest([whole, code_digest()])) as folder:
         return _assemble(config, index, whole, parts, folder)
 
 
