@@ -44,7 +44,8 @@ RECORD, PAGE = ROOT / "benchmarks" / "scale.json", ROOT / "docs" / "scale.md"
 STUDENT = ("plain", 7000)
 CORES = os.cpu_count() or 1
 # AudioSet's size, and list prices of the usual clouds, in dollars.
-PLAN_CLIPS, PODS, CORE_HOUR, GB_MONTH = 2_000_000, 16, 0.04, 0.023
+PLAN_CLIPS, PODS, POD_GB, CORE_HOUR, GB_MONTH = 2_000_000, 16, 16, 0.04, 0.023
+WAV_BYTES = 882_044  # 10 s of 44.1 kHz, 16 bit
 ORDER = ("dataset", "features", "knowledge of a view", "teacher's epoch", "epoch", "input pipeline")
 TEACHER_CLIPS = 2000  # of its epoch: it takes as long for each clip, and long
 
@@ -236,12 +237,13 @@ def page(record: dict[str, Any]) -> str:
     last, greatest, before = int(sizes[-1]), found[sizes[-1]], found[sizes[-2]]
     times = [["part", *(f"{int(size):,} clips" for size in sizes), "ms per clip", "per clip, against a tenth"]]
     peaks = [["part", *(f"{int(size):,} clips" for size in sizes), "growth, bytes per clip"]]
-    each, growth = {}, {}
+    each, growth, base = {}, {}, {}
     parts = [name for name in greatest if "seconds" in greatest[name]]
     for name in sorted(parts, key=lambda name: ORDER.index(name.split(",")[0])):
         seconds, memory = ([found[size][name][what] for size in sizes] for what in ("seconds", "peak"))
         each[name] = seconds[-1] / last
         growth[name] = (memory[-1] - memory[-2]) / (last - int(sizes[-2]))
+        base[name] = memory[-1] - growth[name] * last
         linear = each[name] / (before[name]["seconds"] / int(sizes[-2]))
         shown = name.replace("1 cores", "1 core")
         times.append([shown, *(f"{one:,.1f} s" for one in seconds), f"{1000 * each[name]:.2f}", f"{linear:.2f}×"])
@@ -291,56 +293,69 @@ which it matters most; {cold:.0%} if the files are not in memory ({came:.0%} of 
 Knowledge is a constant number of bytes for each clip and view: SP's clips are hashed, IUSP's matrices are of the frames
 of one clip. Nothing is kept of a pair of clips.
 
-{_plan(each, growth, held, cores)}"""
+{_plan(each, growth, base, held, cores)}"""
 
 
-def _plan(each: dict[str, float], growth: dict[str, float], held: dict[str, float], cores: int) -> str:
-    """Return what PLAN_CLIPS would take, from each clip's seconds, growth of memory and bytes on the disk."""
+def _plan(
+    each: dict[str, float], growth: dict[str, float], base: dict[str, float], held: dict[str, float], cores: int
+) -> str:
+    """Return what PLAN_CLIPS would take, from each clip's seconds, bytes of memory and bytes on the disk."""
     config = settings()
     epochs, views = config.teacher.training.epochs, config.teacher.views
     shards = PLAN_CLIPS // config.features.clips_per_shard
     knowledge = views * sum(held[name] for name in config.teacher.knowledge_names)
-    steps = [  # name, pods, cores of a pod, core-seconds, bytes of memory, bytes on the disk
-        ("dataset", 1, cores, cores * each["dataset"], growth["dataset"], held["recordings"]),
-        ("features", PODS, 1, each["features, 1 cores"], growth["features, 1 cores"], held["features"]),
-        ("teacher, training", 1, 1, epochs * each["teacher's epoch"], growth["teacher's epoch"], 0),
-        ("teacher, knowledge", 1, 1, views * each["knowledge of a view"], growth["knowledge of a view"], knowledge),
-        ("a student", 1, 1, config.student.training.epochs * each["epoch"], growth["epoch"], 0),
+    student = config.student.training.epochs * each["epoch"]
+    steps = [  # name, pods, cores of a pod, core-seconds, the part whose memory it takes, bytes kept, bytes for a while
+        ("dataset", 1, cores, cores * each["dataset"], "dataset", held["recordings"], 0),
+        ("features", PODS, 1, each["features, 1 cores"], "features, 1 cores", held["features"], held["features"]),
+        ("teacher, training", 1, 1, epochs * each["teacher's epoch"], "teacher's epoch", 0, 0),
+        ("teacher, knowledge", 1, 1, views * each["knowledge of a view"], "knowledge of a view", knowledge, 0),
+        (f"a student ({STUDENT[0]}, iusp)", 1, 1, student, "epoch", 0, 0),
     ]
-    head = ["step", "pods", "core-hours", "hours", "memory, GB", "storage, GB", "computing, $", "storage, $ a month"]
-    rows, hours, memories, sizes = [head], {}, {}, {}
-    for name, pods, pod_cores, seconds, memory, disk in steps:
+    head = ["step", "pods", "core-hours", "hours", "GB of memory", f"clips in {POD_GB} GB"]
+    rows = [[*head, "GB kept", "GB for a while", "computing, $", "storage, $ a month"]]
+    hours, most, sizes = {}, {}, {}
+    for name, pods, pod_cores, seconds, part, kept, passing in steps:
         core_hours = seconds * PLAN_CLIPS / 3600
-        hours[name] = core_hours / pods / pod_cores
-        memories[name], sizes[name] = (max(each, 0) * PLAN_CLIPS / 1e9 for each in (memory, disk))
+        hours[name], sizes[name] = core_hours / pods / pod_cores, kept * PLAN_CLIPS / 1e9
+        # Noise may make the smaller size the greater one.
+        more = max(growth[part], 1)
+        most[name] = (POD_GB * 1e9 - base[part]) / more
         rows.append(
             [
                 name,
                 str(pods),
                 f"{core_hours:,.0f}",
                 f"{hours[name]:,.1f}",
-                f"{memories[name]:,.1f}",
+                f"{(base[part] + more * PLAN_CLIPS) / 1e9:,.1f}",
+                f"{most[name] / 1e6:,.0f} million",
                 f"{sizes[name]:,.0f}",
+                f"{passing * PLAN_CLIPS / 1e9:,.0f}",
                 f"{core_hours * CORE_HOUR:,.2f}",
                 f"{sizes[name] * GB_MONTH:,.0f}",
             ]
         )
-    slowest, hungriest, largest = (max(values, key=values.__getitem__) for values in (hours, memories, sizes))
+    slowest, largest = (max(values, key=values.__getitem__) for values in (hours, sizes))
+    first = min(most, key=most.__getitem__)
     return f"""## A plan for {PLAN_CLIPS:,} clips
 
 AudioSet's size. From the figures above, per clip, with the defaults of params.yaml ({epochs} epochs, {views} views) and
-on cores like these; memory is what grows with the clips. A core is taken at ${CORE_HOUR} an hour and storage at
-${GB_MONTH} a GB and month, about what clouds ask; nothing of it has been run at this size.
+on cores like these. A core is taken at ${CORE_HOUR} an hour and storage at ${GB_MONTH} a GB and month, about what
+clouds ask; nothing of it has been run at this size.
 
 {table(rows)}
 
-On Kubeflow: `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among as many pods, and
-`kubeflow.work_claim` lets each go on where it was killed. The dataset step is one pod with as many workers as it has
-cores; students train side by side, one pod for each seed.
+Recordings are those above. As WAV of 44.1 kHz and 16 bit they would take {WAV_BYTES / held["recordings"]:.1f} times the
+storage; [performance.md](performance.md) has the time of their features. Those that are fetched into
+`dataset.sonyc_ust.keep` or lie in a folder are there once more.
 
-What breaks first, in this table: of time, *{slowest}*, {hours[slowest] / sum(hours.values()):.0%} of the hours of all
-steps; of memory, *{hungriest}*, which grows by {memories[hungriest]:.1f} GB; of storage, *{largest}*,
-{sizes[largest] / sum(sizes.values()):.0%} of all bytes.
+On Kubeflow: `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among as many pods, and
+`kubeflow.work_claim` lets each go on where it was killed; the shards are there beside what they are merged into. The
+dataset step is one pod with as many workers as it has cores; students train side by side, one pod for each seed.
+
+What breaks first: time, in *{slowest}*, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps, which a
+GPU or `torchrun` shortens; then memory, in *{first}*, whose pod of {POD_GB} GB is full with {most[first] / 1e6:.0f}
+million clips. Of the bytes that are kept, *{largest}* has {sizes[largest] / sum(sizes.values()):.0%}.
 """
 
 
