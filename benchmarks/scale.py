@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kubernetes.utils.quantity import parse_quantity
 
 from benchmarks.epochs import Setting, epoch, untrained_teacher
 from benchmarks.growth import Memory
@@ -44,7 +45,7 @@ RECORD, PAGE = ROOT / "benchmarks" / "scale.json", ROOT / "docs" / "scale.md"
 STUDENT = ("plain", 7000)
 CORES = os.cpu_count() or 1
 # AudioSet's size, and list prices of the usual clouds, in dollars.
-PLAN_CLIPS, PODS, POD_GB, CORE_HOUR, GB_MONTH = 2_000_000, 16, 16, 0.04, 0.023
+PLAN_CLIPS, PODS, CORE_HOUR, GB_MONTH = 2_000_000, 16, 0.04, 0.023
 WAV_BYTES = 882_044  # 10 s of 44.1 kHz, 16 bit
 ORDER = ("dataset", "features", "knowledge of a view", "teacher's epoch", "epoch", "input pipeline")
 TEACHER_CLIPS = 2000  # of its epoch: it takes as long for each clip, and long
@@ -310,25 +311,20 @@ def _plan(
         ("features", PODS, 1, each["features, 1 cores"], "features, 1 cores", held["features"], held["features"]),
         ("teacher, training", 1, 1, epochs * each["teacher's epoch"], "teacher's epoch", 0, 0),
         ("teacher, knowledge", 1, 1, views * each["knowledge of a view"], "knowledge of a view", knowledge, 0),
-        (f"a student ({STUDENT[0]}, iusp)", 1, 1, student, "epoch", 0, 0),
+        (f"student ({STUDENT[0]}, iusp)", 1, 1, student, "epoch", 0, 0),
     ]
-    head = ["step", "pods", "core-hours", "hours", "GB of memory", f"clips in {POD_GB} GB"]
-    rows = [[*head, "GB kept", "GB for a while", "computing, $", "storage, $ a month"]]
-    hours, most, sizes = {}, {}, {}
+    head = ["step", "pods", "core-hours", "hours", "GB of memory", "GB kept", "GB for a while"]
+    rows, hours, sizes = [[*head, "computing, $", "storage, $ a month"]], {}, {}
     for name, pods, pod_cores, seconds, part, kept, passing in steps:
         core_hours = seconds * PLAN_CLIPS / 3600
         hours[name], sizes[name] = core_hours / pods / pod_cores, kept * PLAN_CLIPS / 1e9
-        # Noise may make the smaller size the greater one.
-        more = max(growth[part], 1)
-        most[name] = (POD_GB * 1e9 - base[part]) / more
         rows.append(
             [
                 name,
                 str(pods),
                 f"{core_hours:,.0f}",
                 f"{hours[name]:,.1f}",
-                f"{(base[part] + more * PLAN_CLIPS) / 1e9:,.1f}",
-                f"{most[name] / 1e6:,.0f} million",
+                f"{(base[part] + growth[part] * PLAN_CLIPS) / 1e9:,.1f}",
                 f"{sizes[name]:,.0f}",
                 f"{passing * PLAN_CLIPS / 1e9:,.0f}",
                 f"{core_hours * CORE_HOUR:,.2f}",
@@ -336,7 +332,20 @@ def _plan(
             ]
         )
     slowest, largest = (max(values, key=values.__getitem__) for values in (hours, sizes))
-    first = min(most, key=most.__getitem__)
+    # By step: its part with the most memory, and core-seconds that one core of one pod works on.
+    cluster, teacher = config.kubeflow, steps[2][3] + steps[3][3]
+    seconds_of = {"dataset": steps[0][3], "features": steps[1][3] / cluster.feature_parts, "teacher": teacher}
+    memory_of = {"dataset": "dataset", "features": "features, 2 cores", "teacher": "knowledge of a view"}
+    limits, ends = [["step", "memory of a pod", "clips", "time of a pod", "clips"]], {}
+    for step in (*seconds_of, "student"):
+        pod, part = cluster.pod_of(step), memory_of.get(step, "epoch")
+        # Training takes one core; noise may make the smaller size the greater one.
+        used = float(parse_quantity(pod.cpu)) if step in ("dataset", "features") else 1
+        fits = (float(parse_quantity(pod.memory)) - base[part]) / max(growth[part], 1)
+        ends[f"memory of *{step}*"] = fits
+        ends[f"time of *{step}*"] = done = pod.timeout_seconds * used / seconds_of.get(step, student)
+        limits.append([step, pod.memory, f"{fits:,.0f}", f"{pod.timeout_seconds:,} s", f"{done:,.0f}"])
+    first = min(ends, key=ends.__getitem__)
     return f"""## A plan for {PLAN_CLIPS:,} clips
 
 AudioSet's size. From the figures above, per clip, with the defaults of params.yaml ({epochs} epochs, {views} views) and
@@ -345,17 +354,24 @@ clouds ask; nothing of it has been run at this size.
 
 {table(rows)}
 
-Recordings are those above. As WAV of 44.1 kHz and 16 bit they would take {WAV_BYTES / held["recordings"]:.1f} times the
-storage; [performance.md](performance.md) has the time of their features. Those that are fetched into
+Most of the time is *{slowest}*'s, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps, which a GPU or
+`torchrun` shortens; most of what is kept, {sizes[largest] / sum(sizes.values()):.0%}, is *{largest}*'s.
+Recordings are those above: as WAV of 44.1 kHz and 16 bit they would take {WAV_BYTES / held["recordings"]:.1f} times the
+storage, and [performance.md](performance.md) has the time of their features. Those that are fetched into
 `dataset.sonyc_ust.keep` or lie in a folder are there once more.
 
 On Kubeflow: `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among as many pods, and
 `kubeflow.work_claim` lets each go on where it was killed; the shards are there beside what they are merged into. The
 dataset step is one pod with as many workers as it has cores; students train side by side, one pod for each seed.
 
-What breaks first: time, in *{slowest}*, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps, which a
-GPU or `torchrun` shortens; then memory, in *{first}*, whose pod of {POD_GB} GB is full with {most[first] / 1e6:.0f}
-million clips. Of the bytes that are kept, *{largest}* has {sizes[largest] / sum(sizes.values()):.0%}.
+## What breaks first
+
+`kubeflow.pod` and `kubeflow.steps` of params.yaml end a step with so many clips:
+
+{table(limits)}
+
+First, it is the {first}, at {ends[first]:,.0f} clips. A pod that runs out of time is tried {cluster.pod.retries} times;
+with `kubeflow.work_claim`, each goes on where the one before was ended.
 """
 
 
