@@ -366,7 +366,8 @@ dataset step is one pod with as many workers as it has cores; students train sid
 
 ## What breaks first
 
-`kubeflow.pod` and `kubeflow.steps` of params.yaml end a step with so many clips:
+`kubeflow.pod` and `kubeflow.steps` of params.yaml end a step with so many clips; evaluation and registration, which see
+the held-out clips only, are not measured:
 
 {table(limits)}
 
