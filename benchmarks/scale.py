@@ -144,13 +144,13 @@ def _input_pipeline(place: Place, from_disk: bool = False) -> dict[str, float]:
     files = place.data("features") / "train.npy", similarity
     training = place.training()
     knowledge = place.knowledge(training)
+    known = {"similarity-1": knowledge.read("similarity-1", 0)}
     for path in files:
         _forget(path) if from_disk else sha256(path)  # what is read is in memory
     view, order = knowledge.view(0), epoch_order(len(training.clips), 0, 0)
     size, device = place.config.student.training.batch_size, torch.device("cpu")
 
     def job() -> None:
-        known = {"similarity-1": knowledge.read("similarity-1", 0)}
         for _ in batches(training, view, order, size, device, known):
             pass
 
