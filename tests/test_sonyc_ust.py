@@ -1,5 +1,6 @@
 """SONYC-UST from Zenodo and mirrors, over networks as they are; and archives as nobody should send them."""
 
+import errno
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -518,6 +520,80 @@ def test_a_bomb_ends_before_it_is_large(tmp_path: Path) -> None:
     )
     path.write_bytes(archive(tmp_path / "whole.tar.gz", member("a.wav", os.urandom(9999))).read_bytes()[:5000])
     assert "no readable .tar.gz" in refusal(lambda: unpack(path, tmp_path / "out", LIMITS, lambda done: None))
+
+
+def sparse(name: str, blocks: int) -> bytes:
+    """GNU's header of a sparse file, whose map goes on for so many blocks."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[482] = blocks > 0
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    piece = (b"%011o\0" % 512) * 42 + b"\1".ljust(8, b"\0")
+    return bytes(header) + piece * blocks
+
+
+def comments(count: int, kind: bytes) -> bytes:
+    """Empty files, each after a header of 40 kB of its own."""
+    pieces = []
+    for number in range(count):
+        pax = tarfile.TarInfo.create_pax_global_header({f"comment{number}": "x" * 40_000})
+        info = tarfile.TarInfo.frombuf(pax[:512], "utf-8", "strict")
+        info.type = kind
+        pieces += [info.tobuf(tarfile.USTAR_FORMAT), pax[512:], tarfile.TarInfo(f"{number}.txt").tobuf()]
+    return b"".join(pieces)
+
+
+def sparse_10(count: int) -> bytes:
+    """PAX's header of a sparse file, and a map of so many numbers before its content."""
+    info = tarfile.TarInfo("sparse.wav")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return info.tobuf(tarfile.PAX_FORMAT) + b"%d\n" % count + b"0\n" * count * 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (lambda: sparse("sparse.wav", 60_000), "a header of an absurd length"),
+        (lambda: sparse("sparse.wav", 3) + bytes(2048), "holds a sparse file"),
+        (lambda: sparse_10(8_000_000), "a header of an absurd length"),
+        (lambda: sparse_10(100) + bytes(2048), "holds a sparse file"),
+        (lambda: comments(1, tarfile.XGLTYPE)[:-512] * 40, "a header of an absurd length"),
+        (lambda: comments(700, tarfile.XHDTYPE), None),
+        (lambda: comments(700, tarfile.XGLTYPE), None),
+    ],
+)
+def test_no_headers_fill_the_memory(tmp_path: Path, raw: Callable[[], bytes], words: str | None) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(raw(), 1))
+    limits = Limits(members=1000, file_bytes=2**20, total_bytes=2**26)
+    tracemalloc.start()
+    if words:
+        assert words in refusal(lambda: unpack(path, tmp_path / "out", limits, lambda done: None))
+        assert list(tmp_path.iterdir()) == [path]
+    else:
+        unpack(path, tmp_path / "out", limits, lambda done: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_what_the_parser_stumbles_over_is_refused_and_a_full_disk_is_not_the_archives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bad.tar.gz"
+    # The map of a sparse file ends before it has begun.
+    path.write_bytes(gzip.compress(sparse("sparse.wav", 1)[:512]))
+    message = refusal(lambda: unpack(path, tmp_path / "out", LIMITS, lambda done: None))
+    assert message == f"{path}: no readable .tar.gz (IndexError); see where it comes from"
+    assert list(tmp_path.iterdir()) == [path]
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(archive(path, GOOD), tmp_path / "out", LIMITS, lambda done: None)
 
 
 @hypothesis.given(
