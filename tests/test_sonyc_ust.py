@@ -21,12 +21,14 @@ import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import s3_servers
 import soundfile
 import zenodo
 from conftest import Project
 from hypothesis import strategies
 from pydantic import ValidationError
+from requests.exceptions import InvalidSchema
 from test_dataset import COLUMNS, DEFAULTS, RATE, ROOT, reasons, recordings, row, tree
 from zenodo import Fault, Zenodo
 
@@ -240,12 +242,16 @@ def test_v23_has_nineteen_archives_and_keeps_place_and_time(tmp_path: Path, monk
         (Fault(keep=10_000), 1, ["", "bytes=10000-"]),
         (Fault(keep=10_000), 3, ["", "bytes=10000-", "bytes=20000-", "bytes=30000-"]),
         (Fault(status=500), 2, ["", "", ""]),
+        (Fault(status=520), 2, ["", "", ""]),
         (Fault(status=503, headers={"Retry-After": "0"}), 2, ["", "", ""]),
         (Fault(status=429, headers={"Retry-After": format_datetime(datetime.now(UTC))}), 2, ["", "", ""]),
         (Fault(status=429, headers={"Retry-After": "soon"}), 2, ["", "", ""]),
+        (Fault(status=429, headers={"Retry-After": "9" * 5000}), 2, ["", "", ""]),
+        (Fault(status=429, headers={"Retry-After": "Mon, 32 Jan 999999999999 99:99:99 GMT"}), 2, ["", "", ""]),
         (Fault(body=b"not what was stated"), 1, ["", "bytes=19-"]),
         (Fault(body=bytes(10**6)), 1, ["", ""]),
         (Fault(headers={"Content-Range": "bytes 7-8/9"}, status=206), 2, ["", "", ""]),
+        (Fault(headers={"Content-Range": f"bytes {'9' * 5000}-8/9"}, status=206), 2, ["", "", ""]),
     ],
 )
 def test_what_passes_is_got_over(server: Zenodo, tmp_path: Path, fault: Fault, times: int, ranges: list[str]) -> None:
@@ -278,6 +284,23 @@ def test_a_stalled_connection_is_broken_off_and_gone_on_with(
     assert server.asked(DEV) == ["", "bytes=10000-"]
 
 
+def test_a_connection_that_drips_is_broken_off_and_gone_on_with(
+    server: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "READ_SECONDS", 0.2)
+    server.fault = lambda name, before: (
+        Fault(keep=20, drip=0.01) if before == 0 and name in (DEV, "record.json") else None
+    )
+    got = fetch(tmp_path / "copy")
+    assert len(server.asked("record.json")) == 2
+    first, second = server.asked(DEV)
+    assert first == ""
+    assert 20 < int(second.removeprefix("bytes=").removesuffix("-")) < 200
+    assert got == fetch(tmp_path / "undisturbed")
+    server.fault = lambda name, before: Fault(keep=20, drip=0.01)
+    assert "less than 1 kB arrive a second, 6 times in a row; run again" in refusal(lambda: fetch(tmp_path / "again"))
+
+
 def test_a_server_without_ranges_begins_anew(server: Zenodo, tmp_path: Path) -> None:
     server.fault = lambda name, before: Fault(keep=10_000 if before == 0 else None, ranges=False)
     got = fetch(tmp_path / "copy")
@@ -296,6 +319,14 @@ def test_a_server_without_ranges_begins_anew(server: Zenodo, tmp_path: Path) -> 
         (Fault(keep=0), f"stalled or broke off, {download.FAILURES} times in a row; run again", download.FAILURES),
         (Fault(status=404), r"refuses \(404\); correct the address", 1),
         (Fault(status=429, headers={"Retry-After": "7200"}), "429 and asks to wait; run again in 120 minutes", 1),
+        (Fault(status=503, headers={"Retry-After": "86400"}), "503 and asks to wait; run again in 1440 minutes", 1),
+        (Fault(status=302, headers={"Location": f"/moved/{EVAL}"}), "one address to the next, without end; use", 31),
+        (Fault(status=302, headers={"Location": "http://["}), "or the proxy in .* is no valid address; correct it", 1),
+        (
+            Fault(status=302, headers={"Location": "https://\xff/"}),
+            "or the proxy in .* is no valid address; correct it",
+            1,
+        ),
         (Fault(body=bytes(10**6)), "more than the stated .* bytes arrive, 2 times; its server holds another file", 2),
         (Fault(body=b"short"), "fewer bytes than were stated, 2 times; its server holds another file", 4),
     ],
@@ -397,6 +428,31 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     message = refusal(lambda: fetch(tmp_path / "copy"))
     assert "SONYC-UST 2019 from Zenodo needs 0.0 GB more on this disk" in message
     assert [name for name, _ in server.requests] == ["record.json"]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://127.0.0.1:1", "the proxy in HTTPS_PROXY or ALL_PROXY is a SOCKS proxy; name an http:// one"),
+        ("http://", "this, what it leads to, or the proxy in HTTPS_PROXY or ALL_PROXY is no valid address; correct it"),
+        (
+            "http://[",
+            "this, what it leads to, or the proxy in HTTPS_PROXY or ALL_PROXY is no valid address; correct it",
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told_at_once(monkeypatch: pytest.MonkeyPatch, proxy: str, words: str) -> None:
+    def unsupported(*arguments: Any, **options: Any) -> None:
+        raise InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", unsupported)  # as requests does without PySocks
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setattr(sonyc_ust, "ZENODO", "https://example.invalid")
+    assert refusal(lambda: sonyc_ust.open_record(config().sonyc_ust)).startswith(
+        f"https://example.invalid/3338310: {words}"
+    )
 
 
 # What is not to be trusted --------------------------------------------------------------------------------------------
