@@ -146,20 +146,23 @@ def keep(config: SonycUst, progress: Progress) -> Path:
         progress: told of megabytes.
 
     Raises:
-        InputError: as of `open_record` and `Record.fetch`.
+        InputError: as of `open_record` and `Record.fetch`; or another process fetches it.
     """
     folder = config.folder
     assert folder is not None
-    if not folder.exists():
-        record = open_record(config)
-        # Neither the code nor the server matters: a download is gone on with whatever has changed.
-        with files.work_folder(folder, files.digest(record.identity)) as work:
-            record.fetch(work, progress)
+    if folder.exists():
+        return folder
+    with files.alone(folder):
+        if not folder.exists():  # another run may just have fetched it
+            record = open_record(config)
+            # Neither the code nor the server matters: a download is gone on with whatever has changed.
+            with files.work_folder(folder, files.digest(record.identity)) as work:
+                record.fetch(work, progress)
     return folder
 
 
 def open_record(config: SonycUst) -> Record:
-    """Find out which files a version has: from the folder that it is kept in, the mirror, or Zenodo.
+    """Find out which files a version has, from the mirror or Zenodo.
 
     Args:
         config: the version, and from where.
@@ -169,8 +172,6 @@ def open_record(config: SonycUst) -> Record:
     """
     version = VERSIONS[config.version]
     place = config.mirror
-    if config.folder and config.folder.exists():
-        place = str(config.folder)
     address = f"{place.rstrip('/')}/{RECORD}" if place else f"{ZENODO}/{version.record}"
     content = download.read(address, open_address, RECORD_BYTES)
     try:

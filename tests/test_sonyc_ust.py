@@ -12,6 +12,7 @@ import tarfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from requests.exceptions import InvalidSchema
 from test_dataset import COLUMNS, DEFAULTS, RATE, ROOT, reasons, recordings, row, tree
 from zenodo import Fault, Zenodo
 
-from iusp import download, sonyc_ust
+from iusp import download, files, sonyc_ust
 from iusp.archives import Limits, unpack
 from iusp.config import Dataset
 from iusp.errors import InputError
@@ -136,6 +137,18 @@ def once(name: str, fault: Fault, times: int = 1) -> Callable[[str, int], Fault 
     return lambda asked, before: fault if asked == name and before < times else None
 
 
+KEEP = """
+import sys
+from pathlib import Path
+from iusp import sonyc_ust
+from iusp.config import SonycUst
+from iusp.progress import silent
+
+sonyc_ust.ZENODO = sys.argv[1]
+sonyc_ust.keep(SonycUst(version=2019, mirror=None, keep=sys.argv[2]), silent)
+"""
+
+
 # Sources --------------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +161,7 @@ def test_zenodo_gives_what_a_folder_gives(server: Zenodo, expected: Any, tmp_pat
 
 def test_what_is_kept_is_fetched_once(server: Zenodo, expected: Any, tmp_path: Path) -> None:
     settings = config(keep=str(tmp_path / "kept"))
-    before = dataset.source_version(settings)
+    published_version = dataset.source_version(settings)
     assert ingest(settings, tmp_path / "out") == expected
     kept = tmp_path / "kept/sonyc-ust-2019"
     assert list((tmp_path / "kept").iterdir()) == [kept]
@@ -158,12 +171,54 @@ def test_what_is_kept_is_fetched_once(server: Zenodo, expected: Any, tmp_path: P
         *(f"audio/audio-eval/{name}" for name in NAMES["test"]),
     }
     asked = len(server.requests)
+    version = dataset.source_version(settings)
+    assert version != published_version
     assert ingest(settings, tmp_path / "again") == expected
-    assert dataset.source_version(settings) == before
+    assert dataset.source_version(settings) == version
     assert len(server.requests) == asked
     # A copy each: what DVC does to its own must not change what is kept.
     assert all(path.stat().st_nlink == 1 for path in kept.rglob("*.wav"))
     assert "write elsewhere" in refusal(lambda: ingest(settings, kept / "audio"))
+    # What is edited there is another source, and what the next run takes.
+    (kept / "annotations.csv").write_text(annotations(ROWS[:-1]))
+    assert dataset.source_version(settings) != version
+
+
+def test_runs_that_share_the_kept_folder_fetch_it_once(
+    server: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each works in a place of its own, as on a cluster."""
+    over = threading.Event()
+    server.fault = once(DEV, Fault(keep=10_000, stall=over))
+    command = [sys.executable, "-c", KEEP, f"{server.address}/api/records", str(tmp_path / "kept")]
+    environments = [os.environ | {"IUSP_WORK": str(tmp_path / f"work{number}")} for number in range(2)]
+    first = subprocess.Popen(command, env=environments[0])
+    while not server.asked(DEV):
+        assert first.poll() is None
+        threading.Event().wait(0.05)
+    second = subprocess.run(command, env=environments[1], capture_output=True, text=True, check=False)
+    over.set()
+    assert first.wait() == 0
+    assert "sonyc-ust-2019.lock: another run of this step is at work there; run again" in second.stderr
+    asked = len(server.requests)
+    subprocess.run(command, env=environments[1], check=True)
+    assert len(server.requests) == asked
+    assert list((tmp_path / "kept").iterdir()) == [tmp_path / "kept/sonyc-ust-2019"]
+
+
+def test_what_another_run_has_just_fetched_is_not_fetched_again(
+    server: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, alone = config(keep=str(tmp_path / "kept")).sonyc_ust, files.alone
+
+    def late(folder: Path) -> AbstractContextManager[None]:
+        monkeypatch.setattr(files, "alone", alone)
+        sonyc_ust.keep(settings, silent)
+        return alone(folder)
+
+    monkeypatch.setattr(files, "alone", late)
+    sonyc_ust.keep(settings, silent)
+    assert len(server.asked("record.json")) == 1
 
 
 @pytest.mark.parametrize("kind", ["web", "folder", *s3_servers.KINDS])
@@ -366,22 +421,10 @@ def test_what_is_damaged_on_this_disk_is_fetched_anew(server: Zenodo, published:
     assert fetch(tmp_path / "copy") == fetch(tmp_path / "undisturbed")
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from iusp import sonyc_ust
-from iusp.config import SonycUst
-from iusp.progress import silent
-
-sonyc_ust.ZENODO = sys.argv[1]
-sonyc_ust.keep(SonycUst(version=2019, mirror=None, keep=sys.argv[2]), silent)
-"""
-
-
 def test_a_killed_download_is_gone_on_with(server: Zenodo, published: Path, expected: Any, tmp_path: Path) -> None:
     half, over = (published / DEV).stat().st_size // 2, threading.Event()
     server.fault = once(DEV, Fault(keep=half, stall=over))
-    process = subprocess.Popen([sys.executable, "-c", KILLED, f"{server.address}/api/records", str(tmp_path / "kept")])
+    process = subprocess.Popen([sys.executable, "-c", KEEP, f"{server.address}/api/records", str(tmp_path / "kept")])
 
     def part() -> list[Path]:
         return [path for path in (tmp_path / "kept").rglob(f"{DEV}.partial") if path.stat().st_size == half]
