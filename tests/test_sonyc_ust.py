@@ -473,6 +473,32 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     assert [name for name, _ in server.requests] == ["record.json"]
 
 
+def test_the_disk_must_also_hold_the_copy_but_not_what_a_killed_run_left(
+    server: Zenodo, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, usage = sonyc_ust.open_record(config().sonyc_ust), shutil.disk_usage(tmp_path)
+    packed = sum((published / name).stat().st_size for name in (DEV, EVAL))
+    tables = sum((published / name).stat().st_size for name in sonyc_ust.TABLES)
+    stale = tmp_path / "kept/audio/audio-dev.partial"
+    stale.mkdir(parents=True)
+
+    def free(path: Path) -> Any:
+        return usage._replace(free=0 if stale.exists() else room)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    # Packed and, four times as large, unpacked; then the copy, in the place of what was packed.
+    for needed, copy in ((5 * packed + tables, None), (8 * packed + tables, tmp_path / "data/recordings")):
+        room = needed - 1
+        message = refusal(lambda copy=copy: record.fetch(tmp_path / "kept", silent, copy))
+        assert "GB are free; make room, or set dataset.sonyc_ust.keep to a folder of another disk" in message
+        assert not stale.exists()
+    record.fetch(tmp_path / "kept", silent, Path("/dev/recordings"))
+    room, settings = 8 * packed + tables - 1, config(keep=str(tmp_path))
+    assert "GB are free" in refusal(lambda: ingest(settings, tmp_path / "out"))
+    room += 1
+    ingest(settings, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("proxy", "words"),
     [

@@ -115,7 +115,7 @@ def run(
     if folder and config.source == "sonyc-ust":
         from iusp.sonyc_ust import keep
 
-        keep(config.sonyc_ust, progress)
+        keep(config.sonyc_ust, progress, recordings)
     remote = None if folder else _remote(config)
     key = _key(config, remote, output, recordings)
     with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
