@@ -41,17 +41,26 @@ class _Version:
         archives: without which it is none.
         further: archives that may be missing from a mirror.
         clips: in all archives.
+        md5s: of files, as far as they are known.
     """
 
     record: int
     archives: tuple[str, ...]
     further: tuple[str, ...]
     clips: int
+    md5s: dict[str, str]
 
 
+TAXONOMY = {"dcase-ust-taxonomy.yaml": "6c1cca1c4c383a6ebb0cb71cb74fe3a9"}
 VERSIONS = {
-    2019: _Version(3338310, ("audio-dev.tar.gz",), ("audio-eval.tar.gz",), 3068),
-    "v2.3": _Version(3966543, tuple(f"audio-{number}.tar.gz" for number in range(19)), (), 18_510),
+    2019: _Version(3338310, ("audio-dev.tar.gz",), ("audio-eval.tar.gz",), 3068, TAXONOMY),
+    "v2.3": _Version(
+        3966543,
+        tuple(f"audio-{number}.tar.gz" for number in range(19)),
+        (),
+        18_510,
+        TAXONOMY | {"annotations.csv": "70b507b15bb4cfcce4870925302f276b"},
+    ),
 }
 
 
@@ -208,6 +217,11 @@ def open_record(config: SonycUst) -> Record:
     wanted = (*TABLES, *version.archives, *version.further)
     if missing := [name for name in (*TABLES, *version.archives) if name not in by_name]:
         raise InputError(f"{address}: lacks {', '.join(missing[:3])}; it must name all files that Zenodo's does")
+    if changed := [name for name, md5 in version.md5s.items() if by_name[name].checksum != f"md5:{md5}"]:
+        raise InputError(
+            f"{address}: {', '.join(changed)}: another MD5 than SONYC-UST {config.version}'s; where it was changed on "
+            "purpose, take the unpacked data set by dataset.source: folder, s3 or dvc"
+        )
     if not place and not all(is_secure(file.links.content) for file in answer.files):
         raise InputError(f"{address}: names an address that is not encrypted; use a mirror: dataset.sonyc_ust.mirror")
     remote = (

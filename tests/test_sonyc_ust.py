@@ -13,6 +13,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -280,6 +281,11 @@ def test_v23_has_nineteen_archives_and_keeps_place_and_time(tmp_path: Path, monk
     published = publish(tmp_path / "files", archives, rows)
     with zenodo.serving(published, "v2.3") as server:
         monkeypatch.setattr(sonyc_ust, "ZENODO", f"{server.address}/api/records")
+        # These are not the annotations of v2.3, whose MD5 is known.
+        message = refusal(lambda: sonyc_ust.open_record(config(version="v2.3").sonyc_ust))
+        assert "3966543: annotations.csv: another MD5 than SONYC-UST v2.3's; where it was changed on purpose" in message
+        stand_in = replace(sonyc_ust.VERSIONS["v2.3"], md5s=sonyc_ust.TAXONOMY)
+        monkeypatch.setitem(sonyc_ust.VERSIONS, "v2.3", stand_in)
         ingest(config(version="v2.3", keep=str(tmp_path)), tmp_path / "out")
     index = pd.read_parquet(tmp_path / "out/index.parquet")
     assert list(index.columns) == [*dataset.INDEX, *PLACE_AND_TIME]
@@ -548,6 +554,12 @@ def test_no_server_leads_to_what_is_not_encrypted(server: Zenodo, tmp_path: Path
                 record | {"files": [one | {"checksum": "x"} for one in record["files"]]}
             ).encode(),
             "files.0.checksum",
+        ),
+        (
+            lambda record: json.dumps(
+                record | {"files": [one | {"checksum": f"md5:{'0' * 32}"} for one in record["files"]]}
+            ).encode(),
+            "dcase-ust-taxonomy.yaml: another MD5 than SONYC-UST 2019's; where it was changed on purpose, take the",
         ),
         (
             lambda record: json.dumps(
