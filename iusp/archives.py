@@ -4,7 +4,6 @@ import gzip
 import os
 import shutil
 import tarfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,8 @@ from iusp.audio import SUFFIXES, is_file_name
 from iusp.errors import InputError
 
 BLOCK_BYTES = 2**20
-MEMBER_BYTES = 4096  # of headers and padding, at most, for one member
+MEMBER_BYTES = 4096  # of headers and padding, on average at most, for one member
+HEADER_BYTES = 2**16  # in a row, at most
 
 
 class _BadArchiveError(Exception):
@@ -37,18 +37,23 @@ class Limits:
 
 
 class _Bounded(gzip.GzipFile):
-    """A decompressed stream that goes forward only, ends in time, and gives no more at once than fits into memory.
+    """A decompressed stream that goes forward only, ends in time, and gives no more than fits into memory.
 
-    tarfile would take a header of any length, and follow one that leads backwards.
+    tarfile would take headers of any length and number, and follow one that leads backwards.
+
+    Attributes:
+        allowed: bytes that may be read until it is set anew.
     """
 
     def __init__(self, stream: IO[bytes], limit: int) -> None:
         super().__init__(fileobj=stream, mode="rb")
         self._limit = limit
+        self.allowed = HEADER_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= BLOCK_BYTES:
+        if size is None or not 0 <= size <= self.allowed:
             raise _BadArchiveError("has a header of an absurd length")
+        self.allowed -= size
         self._check(self.tell() + size)
         return super().read(size)
 
@@ -77,8 +82,8 @@ def unpack(archive: Path, folder: Path, limits: Limits, on_bytes: Callable[[int]
         on_bytes: called with the compressed bytes done so far, after each file.
 
     Raises:
-        InputError: the archive is damaged, exceeds a limit, or holds paths that lead elsewhere, links, devices, or two
-            files of one name.
+        InputError: the archive is damaged, exceeds a limit, or holds paths that lead elsewhere, links, devices, sparse
+            files, or two files of one name.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -87,16 +92,24 @@ def unpack(archive: Path, folder: Path, limits: Limits, on_bytes: Callable[[int]
     try:
         with archive.open("rb") as raw, _Bounded(raw, limit) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = total = 0
-            for member in tar:
+            while member := tar.next():
+                # tarfile keeps all that it has seen.
+                tar.members.clear()  # type: ignore[attr-defined]
+                tar.pax_headers = {}
                 members, total = members + 1, total + member.size
                 if members > limits.members or total > limits.total_bytes:
                     raise _BadArchiveError(f"holds over {limits.members:,} members or {limits.total_bytes:,} bytes")
+                stream.allowed = member.size
                 _take(tar, member, partial, limits)
+                stream.allowed = HEADER_BYTES
                 on_bytes(raw.tell())
     except _BadArchiveError as error:
         shutil.rmtree(partial)
         raise InputError(f"{archive}: {error}; it is no archive of SONYC-UST: see where it comes from") from None
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
+    except Exception as error:
+        # tarfile raises whatever it stumbles over; but a disk that is full is no matter of the archive.
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise
         shutil.rmtree(partial)
         raise InputError(f"{archive}: no readable .tar.gz ({type(error).__name__}); see where it comes from") from None
     # One flush for thousands of files.
@@ -113,6 +126,8 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, limits: L
         return
     if not member.isreg():
         raise _BadArchiveError(f"holds a link or device ({member.name!a:.100})")
+    if member.issparse():
+        raise _BadArchiveError(f"holds a sparse file ({member.name!a:.100})")
     if not 0 <= member.size <= limits.file_bytes:
         raise _BadArchiveError(f"holds a file of {member.size:,} bytes ({member.name!a:.100})")
     if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):

@@ -7,8 +7,8 @@ that the server asks for, and not for ever.
 
 import hashlib
 import os
-import re
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidSchema, RequestException
+from requests.exceptions import InvalidSchema, RequestException, TooManyRedirects
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
@@ -38,8 +38,8 @@ PAUSE_SECONDS = 1.0  # after the first failure; doubled after each further one
 LONGEST_PAUSE_SECONDS = 300.0  # a server that asks for more is asked no more
 POLL_SECONDS = 0.5
 MEGABYTE = 10**6
-PASSING = (408, 429, 500, 502, 503, 504)
-RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+LEAST_RATE = 1000  # bytes a second, over READ_SECONDS
+LONGEST_STATED_SECONDS = 10**9  # where urllib3 takes more for this, and by default for six hours
 TASK = "download, MB"
 
 Opener = Callable[[str, int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
@@ -190,7 +190,8 @@ def open_http(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
     Proxies, certificates and credentials are those that requests finds (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
 
     Raises:
-        InputError: the server refuses, its certificate isn't trusted, or it leads to an address that isn't encrypted.
+        InputError: the server refuses, its certificate isn't trusted, it leads to an address that isn't encrypted or
+            valid, or in circles; or the proxy cannot be used.
         PassingError: anything else goes wrong, also while the blocks are read.
     """
     # Bytes are to be counted and verified as they are stored.
@@ -206,9 +207,21 @@ def open_http(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
             with session.get(address, headers=headers, stream=True, timeout=timeouts) as response:
                 # What has come is passed on at once, so that it is kept when no more comes.
                 some = partial(response.raw.read1, BLOCK_BYTES, decode_content=False)
-                yield _begin(response, address, start), iter(some, b"")
-    except InvalidSchema:
+                yield _begin(response, address, start), _flowing(iter(some, b""))
+    except InvalidSchema as error:
+        if str(error).startswith("Missing dependencies"):
+            raise InputError(
+                f"{address}: the proxy in HTTPS_PROXY or ALL_PROXY is a SOCKS proxy; name an http:// one, or pip "
+                "install pysocks"
+            ) from None
         raise InputError(f"{address}: leads to an address that is not encrypted; use another one") from None
+    except TooManyRedirects:
+        raise InputError(f"{address}: leads from one address to the next, without end; use another one") from None
+    except ValueError:  # of requests, urllib3 and urllib
+        raise InputError(
+            f"{address}: this, what it leads to, or the proxy in HTTPS_PROXY or ALL_PROXY is no valid address; "
+            "correct it"
+        ) from None
     except (RequestException, HTTPError) as error:
         if _is_mistrust(error):
             raise InputError(
@@ -218,6 +231,19 @@ def open_http(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
         unreachable = isinstance(error, requests.ConnectionError)
         reason = "the server cannot be reached" if unreachable else "the connection stalled or broke off"
         raise PassingError(reason) from None
+
+
+def _flowing(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass blocks on, unless they drip: a byte now and then never trips the time-out of a read."""
+    began, size = time.monotonic(), 0
+    for block in blocks:
+        yield block
+        size += len(block)
+        seconds = time.monotonic() - began
+        if seconds > READ_SECONDS:
+            if size < LEAST_RATE * seconds:
+                raise PassingError(f"less than {LEAST_RATE / 1000:g} kB arrive a second")
+            began, size = time.monotonic(), 0
 
 
 def _trusted(address: str) -> str:
@@ -240,14 +266,13 @@ def _begin(response: requests.Response, address: str, start: int) -> int:
     status = response.status_code
     if status == 416:
         raise DamagedError("the server has fewer bytes than were stated")
-    if status in PASSING:
+    if status in (408, 429) or status >= 500:
         raise PassingError(f"the server answers {status}", _retry_after(response.headers.get("Retry-After")))
     if status not in (200, 206):
         raise InputError(f"{address}: the server refuses ({status}); correct the address")
     if status == 200:
         return 0
-    sent = RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if not sent or int(sent[1]) != start:
+    if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         raise PassingError("the server sends other bytes than were asked for")
     return start
 
@@ -255,8 +280,8 @@ def _begin(response: requests.Response, address: str, start: int) -> int:
 def _retry_after(value: str | None) -> float | None:
     """Return the seconds that a header's number or date stands for."""
     try:
-        return value if value is None else Retry().parse_retry_after(value)
-    except InvalidHeader:
+        return value if value is None else Retry(retry_after_max=LONGEST_STATED_SECONDS).parse_retry_after(value)
+    except (InvalidHeader, ValueError, OverflowError):
         return None
 
 

@@ -88,6 +88,23 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
 
 
 @contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Keep other processes off an output, also those that work elsewhere and only bring it there.
+
+    Raises:
+        InputError: another process is at it.
+    """
+    lock = output.with_name(f".{output.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    with _alone(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Say in the error what could not be written: of a full disk, the system doesn't."""
     try:
@@ -99,11 +116,12 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes off a folder; the lock ends with the process, however that ends."""
-    busy = InputError(f"{folder}: another run of this step is at work there; run again when it has ended")
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes off a file or folder; the lock ends with the process, however that ends."""
+    busy = InputError(f"{path}: another run of this step is at work there; run again when it has ended")
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        # NFS locks only what may be written.
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except FileNotFoundError:  # the other run has just ended
         raise busy from None
     try:
@@ -113,7 +131,7 @@ def _alone(folder: Path) -> Iterator[None]:
             raise busy from None
         except OSError:
             pass  # a file system without locks
-        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise busy
         yield
     finally:

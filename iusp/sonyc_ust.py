@@ -41,17 +41,26 @@ class _Version:
         archives: without which it is none.
         further: archives that may be missing from a mirror.
         clips: in all archives.
+        md5s: of files, as far as they are known.
     """
 
     record: int
     archives: tuple[str, ...]
     further: tuple[str, ...]
     clips: int
+    md5s: dict[str, str]
 
 
+TAXONOMY = {"dcase-ust-taxonomy.yaml": "6c1cca1c4c383a6ebb0cb71cb74fe3a9"}
 VERSIONS = {
-    2019: _Version(3338310, ("audio-dev.tar.gz",), ("audio-eval.tar.gz",), 3068),
-    "v2.3": _Version(3966543, tuple(f"audio-{number}.tar.gz" for number in range(19)), (), 18_510),
+    2019: _Version(3338310, ("audio-dev.tar.gz",), ("audio-eval.tar.gz",), 3068, TAXONOMY),
+    "v2.3": _Version(
+        3966543,
+        tuple(f"audio-{number}.tar.gz" for number in range(19)),
+        (),
+        18_510,
+        TAXONOMY | {"annotations.csv": "70b507b15bb4cfcce4870925302f276b"},
+    ),
 }
 
 
@@ -96,12 +105,13 @@ class Record:
         """What changes with the content of any file, as JSON."""
         return [[file.name, file.size, file.md5] for file in self.files]
 
-    def fetch(self, folder: Path, progress: Progress) -> Path:
+    def fetch(self, folder: Path, progress: Progress, copy: Path | None = None) -> Path:
         """Fetch and unpack it, but for what is there of an earlier call for the same `identity`.
 
         Args:
             folder: gets `annotations.csv`, `dcase-ust-taxonomy.yaml`, `record.json`, and `audio/<archive>/<clip>`.
             progress: told of megabytes.
+            copy: where the clips will be copied to, if they will.
 
         Returns:
             `folder`.
@@ -115,7 +125,10 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         tables = [file for file in self.files if file.name in TABLES]
         wanted = [*tables, *(replace(file, name=f"{ARCHIVES}/{file.name}") for file in packed)]
-        self._check_space(wanted, packed, archives, folder)
+        # What a killed run left half unpacked is in nobody's way, but for the space.
+        for stale in (folder / AUDIO).glob("*.partial"):
+            shutil.rmtree(stale)
+        self._check_space(wanted, packed, archives, folder, copy)
         download.fetch(wanted, open_address, folder, self.title, progress)
         for file in packed:
             _unpack(folder / ARCHIVES / file.name, _unpacked(file, folder), self.version.clips, progress)
@@ -125,41 +138,58 @@ class Record:
         return folder
 
     def _check_space(
-        self, wanted: list[RemoteFile], packed: list[RemoteFile], archives: list[RemoteFile], folder: Path
+        self,
+        wanted: list[RemoteFile],
+        packed: list[RemoteFile],
+        archives: list[RemoteFile],
+        folder: Path,
+        copy: Path | None,
     ) -> None:
-        """Refuse to begin what the disk cannot hold: what has yet to arrive, and what will be unpacked."""
-        share = sum(file.size for file in packed) / max(sum(file.size for file in archives), 1)
-        unpacked = min(int(share * self.version.clips * CLIP_BYTES), LARGEST_RATIO * sum(file.size for file in packed))
-        needed, free = download.missing_bytes(wanted, folder) + unpacked, shutil.disk_usage(folder).free
+        """Refuse to begin what the disk cannot hold: what has yet to arrive, what will be unpacked, and its copy."""
+        size, whole = (sum(file.size for file in some) for some in (packed, archives))
+
+        def unpacked(size: int) -> int:
+            return min(size * self.version.clips * CLIP_BYTES // max(whole, 1), LARGEST_RATIO * size)
+
+        clips = unpacked(size)
+        if copy and _disk(copy) == _disk(folder):
+            # The archives are gone by then.
+            clips += max(unpacked(whole) - size, 0)
+        needed, free = download.missing_bytes(wanted, folder) + clips, shutil.disk_usage(folder).free
         if needed > free:
             raise InputError(
-                f"{folder}: {self.title} needs {needed / 1e9:.1f} GB more on this disk, of which {unpacked / 1e9:.1f} "
-                f"unpacked, and {free / 1e9:.1f} GB are free; make room, or set dataset.sonyc_ust.keep"
+                f"{folder}: {self.title} needs {needed / 1e9:.1f} GB more on this disk, of which {clips / 1e9:.1f} "
+                f"unpacked, and {free / 1e9:.1f} GB are free; make room, or set dataset.sonyc_ust.keep to a folder of "
+                "another disk"
             )
 
 
-def keep(config: SonycUst, progress: Progress) -> Path:
+def keep(config: SonycUst, progress: Progress, copy: Path | None = None) -> Path:
     """Return the folder that the data set is kept in; fetch it first if it isn't there.
 
     Args:
         config: names the folder.
         progress: told of megabytes.
+        copy: where the clips will be copied to, if they will.
 
     Raises:
-        InputError: as of `open_record` and `Record.fetch`.
+        InputError: as of `open_record` and `Record.fetch`; or another process fetches it.
     """
     folder = config.folder
     assert folder is not None
-    if not folder.exists():
-        record = open_record(config)
-        # Neither the code nor the server matters: a download is gone on with whatever has changed.
-        with files.work_folder(folder, files.digest(record.identity)) as work:
-            record.fetch(work, progress)
+    if folder.exists():
+        return folder
+    with files.alone(folder):
+        if not folder.exists():  # another run may just have fetched it
+            record = open_record(config)
+            # Neither the code nor the server matters: a download is gone on with whatever has changed.
+            with files.work_folder(folder, files.digest(record.identity)) as work:
+                record.fetch(work, progress, copy)
     return folder
 
 
 def open_record(config: SonycUst) -> Record:
-    """Find out which files a version has: from the folder that it is kept in, the mirror, or Zenodo.
+    """Find out which files a version has, from the mirror or Zenodo.
 
     Args:
         config: the version, and from where.
@@ -169,8 +199,6 @@ def open_record(config: SonycUst) -> Record:
     """
     version = VERSIONS[config.version]
     place = config.mirror
-    if config.folder and config.folder.exists():
-        place = str(config.folder)
     address = f"{place.rstrip('/')}/{RECORD}" if place else f"{ZENODO}/{version.record}"
     content = download.read(address, open_address, RECORD_BYTES)
     try:
@@ -189,6 +217,11 @@ def open_record(config: SonycUst) -> Record:
     wanted = (*TABLES, *version.archives, *version.further)
     if missing := [name for name in (*TABLES, *version.archives) if name not in by_name]:
         raise InputError(f"{address}: lacks {', '.join(missing[:3])}; it must name all files that Zenodo's does")
+    if changed := [name for name, md5 in version.md5s.items() if by_name[name].checksum != f"md5:{md5}"]:
+        raise InputError(
+            f"{address}: {', '.join(changed)}: another MD5 than SONYC-UST {config.version}'s; where it was changed on "
+            "purpose, take the unpacked data set by dataset.source: folder, s3 or dvc"
+        )
     if not place and not all(is_secure(file.links.content) for file in answer.files):
         raise InputError(f"{address}: names an address that is not encrypted; use a mirror: dataset.sonyc_ust.mirror")
     remote = (
@@ -212,6 +245,11 @@ def open_address(address: str, start: int) -> AbstractContextManager[tuple[int, 
 
         return open_object(address, start)
     return download.open_http(address, start) if "://" in address else download.open_file(address, start)
+
+
+def _disk(path: Path) -> int:
+    """Return the number of the file system that a path is on, or will be."""
+    return next(place.stat().st_dev for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _unpacked(file: RemoteFile, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """SONYC-UST from Zenodo and mirrors, over networks as they are; and archives as nobody should send them."""
 
+import errno
 import gzip
 import io
 import json
@@ -9,7 +10,10 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -19,16 +23,18 @@ import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import s3_servers
 import soundfile
 import zenodo
 from conftest import Project
 from hypothesis import strategies
 from pydantic import ValidationError
+from requests.exceptions import InvalidSchema
 from test_dataset import COLUMNS, DEFAULTS, RATE, ROOT, reasons, recordings, row, tree
 from zenodo import Fault, Zenodo
 
-from iusp import download, sonyc_ust
+from iusp import download, files, sonyc_ust
 from iusp.archives import Limits, unpack
 from iusp.config import Dataset
 from iusp.errors import InputError
@@ -132,6 +138,18 @@ def once(name: str, fault: Fault, times: int = 1) -> Callable[[str, int], Fault 
     return lambda asked, before: fault if asked == name and before < times else None
 
 
+KEEP = """
+import sys
+from pathlib import Path
+from iusp import sonyc_ust
+from iusp.config import SonycUst
+from iusp.progress import silent
+
+sonyc_ust.ZENODO = sys.argv[1]
+sonyc_ust.keep(SonycUst(version=2019, mirror=None, keep=sys.argv[2]), silent)
+"""
+
+
 # Sources --------------------------------------------------------------------------------------------------------------
 
 
@@ -144,7 +162,7 @@ def test_zenodo_gives_what_a_folder_gives(server: Zenodo, expected: Any, tmp_pat
 
 def test_what_is_kept_is_fetched_once(server: Zenodo, expected: Any, tmp_path: Path) -> None:
     settings = config(keep=str(tmp_path / "kept"))
-    before = dataset.source_version(settings)
+    published_version = dataset.source_version(settings)
     assert ingest(settings, tmp_path / "out") == expected
     kept = tmp_path / "kept/sonyc-ust-2019"
     assert list((tmp_path / "kept").iterdir()) == [kept]
@@ -154,12 +172,54 @@ def test_what_is_kept_is_fetched_once(server: Zenodo, expected: Any, tmp_path: P
         *(f"audio/audio-eval/{name}" for name in NAMES["test"]),
     }
     asked = len(server.requests)
+    version = dataset.source_version(settings)
+    assert version != published_version
     assert ingest(settings, tmp_path / "again") == expected
-    assert dataset.source_version(settings) == before
+    assert dataset.source_version(settings) == version
     assert len(server.requests) == asked
     # A copy each: what DVC does to its own must not change what is kept.
     assert all(path.stat().st_nlink == 1 for path in kept.rglob("*.wav"))
     assert "write elsewhere" in refusal(lambda: ingest(settings, kept / "audio"))
+    # What is edited there is another source, and what the next run takes.
+    (kept / "annotations.csv").write_text(annotations(ROWS[:-1]))
+    assert dataset.source_version(settings) != version
+
+
+def test_runs_that_share_the_kept_folder_fetch_it_once(
+    server: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each works in a place of its own, as on a cluster."""
+    over = threading.Event()
+    server.fault = once(DEV, Fault(keep=10_000, stall=over))
+    command = [sys.executable, "-c", KEEP, f"{server.address}/api/records", str(tmp_path / "kept")]
+    environments = [os.environ | {"IUSP_WORK": str(tmp_path / f"work{number}")} for number in range(2)]
+    first = subprocess.Popen(command, env=environments[0])
+    while not server.asked(DEV):
+        assert first.poll() is None
+        threading.Event().wait(0.05)
+    second = subprocess.run(command, env=environments[1], capture_output=True, text=True, check=False)
+    over.set()
+    assert first.wait() == 0
+    assert "sonyc-ust-2019.lock: another run of this step is at work there; run again" in second.stderr
+    asked = len(server.requests)
+    subprocess.run(command, env=environments[1], check=True)
+    assert len(server.requests) == asked
+    assert list((tmp_path / "kept").iterdir()) == [tmp_path / "kept/sonyc-ust-2019"]
+
+
+def test_what_another_run_has_just_fetched_is_not_fetched_again(
+    server: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, alone = config(keep=str(tmp_path / "kept")).sonyc_ust, files.alone
+
+    def late(folder: Path) -> AbstractContextManager[None]:
+        monkeypatch.setattr(files, "alone", alone)
+        sonyc_ust.keep(settings, silent)
+        return alone(folder)
+
+    monkeypatch.setattr(files, "alone", late)
+    sonyc_ust.keep(settings, silent)
+    assert len(server.asked("record.json")) == 1
 
 
 @pytest.mark.parametrize("kind", ["web", "folder", *s3_servers.KINDS])
@@ -221,6 +281,11 @@ def test_v23_has_nineteen_archives_and_keeps_place_and_time(tmp_path: Path, monk
     published = publish(tmp_path / "files", archives, rows)
     with zenodo.serving(published, "v2.3") as server:
         monkeypatch.setattr(sonyc_ust, "ZENODO", f"{server.address}/api/records")
+        # These are not the annotations of v2.3, whose MD5 is known.
+        message = refusal(lambda: sonyc_ust.open_record(config(version="v2.3").sonyc_ust))
+        assert "3966543: annotations.csv: another MD5 than SONYC-UST v2.3's; where it was changed on purpose" in message
+        stand_in = replace(sonyc_ust.VERSIONS["v2.3"], md5s=sonyc_ust.TAXONOMY)
+        monkeypatch.setitem(sonyc_ust.VERSIONS, "v2.3", stand_in)
         ingest(config(version="v2.3", keep=str(tmp_path)), tmp_path / "out")
     index = pd.read_parquet(tmp_path / "out/index.parquet")
     assert list(index.columns) == [*dataset.INDEX, *PLACE_AND_TIME]
@@ -238,12 +303,16 @@ def test_v23_has_nineteen_archives_and_keeps_place_and_time(tmp_path: Path, monk
         (Fault(keep=10_000), 1, ["", "bytes=10000-"]),
         (Fault(keep=10_000), 3, ["", "bytes=10000-", "bytes=20000-", "bytes=30000-"]),
         (Fault(status=500), 2, ["", "", ""]),
+        (Fault(status=520), 2, ["", "", ""]),
         (Fault(status=503, headers={"Retry-After": "0"}), 2, ["", "", ""]),
         (Fault(status=429, headers={"Retry-After": format_datetime(datetime.now(UTC))}), 2, ["", "", ""]),
         (Fault(status=429, headers={"Retry-After": "soon"}), 2, ["", "", ""]),
+        (Fault(status=429, headers={"Retry-After": "9" * 5000}), 2, ["", "", ""]),
+        (Fault(status=429, headers={"Retry-After": "Mon, 32 Jan 999999999999 99:99:99 GMT"}), 2, ["", "", ""]),
         (Fault(body=b"not what was stated"), 1, ["", "bytes=19-"]),
         (Fault(body=bytes(10**6)), 1, ["", ""]),
         (Fault(headers={"Content-Range": "bytes 7-8/9"}, status=206), 2, ["", "", ""]),
+        (Fault(headers={"Content-Range": f"bytes {'9' * 5000}-8/9"}, status=206), 2, ["", "", ""]),
     ],
 )
 def test_what_passes_is_got_over(server: Zenodo, tmp_path: Path, fault: Fault, times: int, ranges: list[str]) -> None:
@@ -276,6 +345,23 @@ def test_a_stalled_connection_is_broken_off_and_gone_on_with(
     assert server.asked(DEV) == ["", "bytes=10000-"]
 
 
+def test_a_connection_that_drips_is_broken_off_and_gone_on_with(
+    server: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "READ_SECONDS", 0.2)
+    server.fault = lambda name, before: (
+        Fault(keep=20, drip=0.01) if before == 0 and name in (DEV, "record.json") else None
+    )
+    got = fetch(tmp_path / "copy")
+    assert len(server.asked("record.json")) == 2
+    first, second = server.asked(DEV)
+    assert first == ""
+    assert 20 < int(second.removeprefix("bytes=").removesuffix("-")) < 200
+    assert got == fetch(tmp_path / "undisturbed")
+    server.fault = lambda name, before: Fault(keep=20, drip=0.01)
+    assert "less than 1 kB arrive a second, 6 times in a row; run again" in refusal(lambda: fetch(tmp_path / "again"))
+
+
 def test_a_server_without_ranges_begins_anew(server: Zenodo, tmp_path: Path) -> None:
     server.fault = lambda name, before: Fault(keep=10_000 if before == 0 else None, ranges=False)
     got = fetch(tmp_path / "copy")
@@ -294,6 +380,14 @@ def test_a_server_without_ranges_begins_anew(server: Zenodo, tmp_path: Path) -> 
         (Fault(keep=0), f"stalled or broke off, {download.FAILURES} times in a row; run again", download.FAILURES),
         (Fault(status=404), r"refuses \(404\); correct the address", 1),
         (Fault(status=429, headers={"Retry-After": "7200"}), "429 and asks to wait; run again in 120 minutes", 1),
+        (Fault(status=503, headers={"Retry-After": "86400"}), "503 and asks to wait; run again in 1440 minutes", 1),
+        (Fault(status=302, headers={"Location": f"/moved/{EVAL}"}), "one address to the next, without end; use", 31),
+        (Fault(status=302, headers={"Location": "http://["}), "or the proxy in .* is no valid address; correct it", 1),
+        (
+            Fault(status=302, headers={"Location": "https://\xff/"}),
+            "or the proxy in .* is no valid address; correct it",
+            1,
+        ),
         (Fault(body=bytes(10**6)), "more than the stated .* bytes arrive, 2 times; its server holds another file", 2),
         (Fault(body=b"short"), "fewer bytes than were stated, 2 times; its server holds another file", 4),
     ],
@@ -333,22 +427,10 @@ def test_what_is_damaged_on_this_disk_is_fetched_anew(server: Zenodo, published:
     assert fetch(tmp_path / "copy") == fetch(tmp_path / "undisturbed")
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from iusp import sonyc_ust
-from iusp.config import SonycUst
-from iusp.progress import silent
-
-sonyc_ust.ZENODO = sys.argv[1]
-sonyc_ust.keep(SonycUst(version=2019, mirror=None, keep=sys.argv[2]), silent)
-"""
-
-
 def test_a_killed_download_is_gone_on_with(server: Zenodo, published: Path, expected: Any, tmp_path: Path) -> None:
     half, over = (published / DEV).stat().st_size // 2, threading.Event()
     server.fault = once(DEV, Fault(keep=half, stall=over))
-    process = subprocess.Popen([sys.executable, "-c", KILLED, f"{server.address}/api/records", str(tmp_path / "kept")])
+    process = subprocess.Popen([sys.executable, "-c", KEEP, f"{server.address}/api/records", str(tmp_path / "kept")])
 
     def part() -> list[Path]:
         return [path for path in (tmp_path / "kept").rglob(f"{DEV}.partial") if path.stat().st_size == half]
@@ -397,6 +479,57 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     assert [name for name, _ in server.requests] == ["record.json"]
 
 
+def test_the_disk_must_also_hold_the_copy_but_not_what_a_killed_run_left(
+    server: Zenodo, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, usage = sonyc_ust.open_record(config().sonyc_ust), shutil.disk_usage(tmp_path)
+    packed = sum((published / name).stat().st_size for name in (DEV, EVAL))
+    tables = sum((published / name).stat().st_size for name in sonyc_ust.TABLES)
+    stale = tmp_path / "kept/audio/audio-dev.partial"
+    stale.mkdir(parents=True)
+
+    def free(path: Path) -> Any:
+        return usage._replace(free=0 if stale.exists() else room)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    # Packed and, four times as large, unpacked; then the copy, in the place of what was packed.
+    for needed, copy in ((5 * packed + tables, None), (8 * packed + tables, tmp_path / "data/recordings")):
+        room = needed - 1
+        message = refusal(lambda copy=copy: record.fetch(tmp_path / "kept", silent, copy))
+        assert "GB are free; make room, or set dataset.sonyc_ust.keep to a folder of another disk" in message
+        assert not stale.exists()
+    record.fetch(tmp_path / "kept", silent, Path("/dev/recordings"))
+    room, settings = 8 * packed + tables - 1, config(keep=str(tmp_path))
+    assert "GB are free" in refusal(lambda: ingest(settings, tmp_path / "out"))
+    room += 1
+    ingest(settings, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://127.0.0.1:1", "the proxy in HTTPS_PROXY or ALL_PROXY is a SOCKS proxy; name an http:// one"),
+        ("http://", "this, what it leads to, or the proxy in HTTPS_PROXY or ALL_PROXY is no valid address; correct it"),
+        (
+            "http://[",
+            "this, what it leads to, or the proxy in HTTPS_PROXY or ALL_PROXY is no valid address; correct it",
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told_at_once(monkeypatch: pytest.MonkeyPatch, proxy: str, words: str) -> None:
+    def unsupported(*arguments: Any, **options: Any) -> None:
+        raise InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", unsupported)  # as requests does without PySocks
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setattr(sonyc_ust, "ZENODO", "https://example.invalid")
+    assert refusal(lambda: sonyc_ust.open_record(config().sonyc_ust)).startswith(
+        f"https://example.invalid/3338310: {words}"
+    )
+
+
 # What is not to be trusted --------------------------------------------------------------------------------------------
 
 
@@ -421,6 +554,12 @@ def test_no_server_leads_to_what_is_not_encrypted(server: Zenodo, tmp_path: Path
                 record | {"files": [one | {"checksum": "x"} for one in record["files"]]}
             ).encode(),
             "files.0.checksum",
+        ),
+        (
+            lambda record: json.dumps(
+                record | {"files": [one | {"checksum": f"md5:{'0' * 32}"} for one in record["files"]]}
+            ).encode(),
+            "dcase-ust-taxonomy.yaml: another MD5 than SONYC-UST 2019's; where it was changed on purpose, take the",
         ),
         (
             lambda record: json.dumps(
@@ -518,6 +657,80 @@ def test_a_bomb_ends_before_it_is_large(tmp_path: Path) -> None:
     )
     path.write_bytes(archive(tmp_path / "whole.tar.gz", member("a.wav", os.urandom(9999))).read_bytes()[:5000])
     assert "no readable .tar.gz" in refusal(lambda: unpack(path, tmp_path / "out", LIMITS, lambda done: None))
+
+
+def sparse(name: str, blocks: int) -> bytes:
+    """GNU's header of a sparse file, whose map goes on for so many blocks."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[482] = blocks > 0
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    piece = (b"%011o\0" % 512) * 42 + b"\1".ljust(8, b"\0")
+    return bytes(header) + piece * blocks
+
+
+def comments(count: int, kind: bytes) -> bytes:
+    """Empty files, each after a header of 40 kB of its own."""
+    pieces = []
+    for number in range(count):
+        pax = tarfile.TarInfo.create_pax_global_header({f"comment{number}": "x" * 40_000})
+        info = tarfile.TarInfo.frombuf(pax[:512], "utf-8", "strict")
+        info.type = kind
+        pieces += [info.tobuf(tarfile.USTAR_FORMAT), pax[512:], tarfile.TarInfo(f"{number}.txt").tobuf()]
+    return b"".join(pieces)
+
+
+def sparse_10(count: int) -> bytes:
+    """PAX's header of a sparse file, and a map of so many numbers before its content."""
+    info = tarfile.TarInfo("sparse.wav")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return info.tobuf(tarfile.PAX_FORMAT) + b"%d\n" % count + b"0\n" * count * 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (lambda: sparse("sparse.wav", 60_000), "a header of an absurd length"),
+        (lambda: sparse("sparse.wav", 3) + bytes(2048), "holds a sparse file"),
+        (lambda: sparse_10(8_000_000), "a header of an absurd length"),
+        (lambda: sparse_10(100) + bytes(2048), "holds a sparse file"),
+        (lambda: comments(1, tarfile.XGLTYPE)[:-512] * 40, "a header of an absurd length"),
+        (lambda: comments(700, tarfile.XHDTYPE), None),
+        (lambda: comments(700, tarfile.XGLTYPE), None),
+    ],
+)
+def test_no_headers_fill_the_memory(tmp_path: Path, raw: Callable[[], bytes], words: str | None) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(raw(), 1))
+    limits = Limits(members=1000, file_bytes=2**20, total_bytes=2**26)
+    tracemalloc.start()
+    if words:
+        assert words in refusal(lambda: unpack(path, tmp_path / "out", limits, lambda done: None))
+        assert list(tmp_path.iterdir()) == [path]
+    else:
+        unpack(path, tmp_path / "out", limits, lambda done: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_what_the_parser_stumbles_over_is_refused_and_a_full_disk_is_not_the_archives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bad.tar.gz"
+    # The map of a sparse file ends before it has begun.
+    path.write_bytes(gzip.compress(sparse("sparse.wav", 1)[:512]))
+    message = refusal(lambda: unpack(path, tmp_path / "out", LIMITS, lambda done: None))
+    assert message == f"{path}: no readable .tar.gz (IndexError); see where it comes from"
+    assert list(tmp_path.iterdir()) == [path]
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(archive(path, GOOD), tmp_path / "out", LIMITS, lambda done: None)
 
 
 @hypothesis.given(

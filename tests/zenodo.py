@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Fault:
         headers: to be sent besides.
         keep: send this many bytes of the body and break off.
         stall: wait with the rest until this is set.
+        drip: send the rest byte by byte, with pauses of so many seconds.
         body: to be sent instead.
         ranges: whether ranges are heeded.
     """
@@ -61,6 +63,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     keep: int | None = None
     stall: threading.Event | None = None
+    drip: float = 0.0
     body: bytes | None = None
     ranges: bool = True
 
@@ -139,6 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.stall:
             fault.stall.wait(60)
             self.wfile.write(body[fault.keep :])
+        for byte in body[fault.keep :] if fault.drip else b"":
+            self.wfile.write(bytes([byte]))
+            time.sleep(fault.drip)
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""

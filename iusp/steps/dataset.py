@@ -115,7 +115,7 @@ def run(
     if folder and config.source == "sonyc-ust":
         from iusp.sonyc_ust import keep
 
-        keep(config.sonyc_ust, progress)
+        keep(config.sonyc_ust, progress, recordings)
     remote = None if folder else _remote(config)
     key = _key(config, remote, output, recordings)
     with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
@@ -206,7 +206,8 @@ def _is_part(name: str) -> bool:
 def source_version(config: Dataset) -> str:
     """Return a digest of what the source holds now.
 
-    By size and time in a folder, by ETag in S3, by commit in DVC, by MD5 of SONYC-UST.
+    By size and time in a folder, also one that SONYC-UST is kept in; by ETag in S3, by commit in DVC, by MD5 of
+    SONYC-UST that has yet to be fetched.
 
     An orchestrator's cache knows the settings, which stay the same when recordings are added.
 
@@ -216,7 +217,8 @@ def source_version(config: Dataset) -> str:
     Raises:
         InputError: the source cannot be used.
     """
-    return files.digest_each(_content(config, _remote(config)))
+    folder = _folder(config)
+    return files.digest_each(_content(config, None if folder and folder.exists() else _remote(config)))
 
 
 def _content(config: Dataset, remote: Remote | None) -> Iterator[Any]:

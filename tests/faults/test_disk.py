@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Project
+import zenodo
+from conftest import Project, merged
+from test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 
 from faults.conftest import Tried
 from faults.workspace import COMMANDS, OUTPUTS, contents, copied, registered
@@ -71,6 +73,44 @@ def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         project.run(*COMMANDS[step])
         assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])
     tried(f"`{' '.join(COMMANDS[step])}` on a disk that gets full", SIZES, "one line; with room, the same bytes")
+
+
+def test_a_disk_that_gets_full_amid_sonyc_ust_is_one_line_and_it_goes_on_when_there_is_room(
+    tmp_path: Path, tried: Tried
+) -> None:
+    """As another program fills it: what would be too little from the start is told before anything is fetched."""
+    archives = {DEV: {name: CLIPS[name] for split in ("train", "validate") for name in NAMES[split]}}
+    archives |= {EVAL: {name: CLIPS[name] for name in NAMES["test"]}}
+    mirror = publish(tmp_path / "mirror", archives, ROWS)
+    (mirror / "record.json").write_bytes(zenodo.describe(mirror, 2019))
+
+    def project_of(name: str) -> Project:
+        project = Project(tmp_path / name)
+        changes = {"source": "sonyc-ust", "sonyc_ust": {"mirror": str(mirror)}}
+        project.write_params(merged(project.params(), {"dataset": changes}))
+        module = project.folder / "iusp/sonyc_ust.py"
+        module.write_text(module.read_text().replace("if needed > free:", "if False:"))
+        return project
+
+    whole, project = project_of("whole"), project_of("project")
+    whole.run("iusp", "dataset")
+    there, packed = used(project.folder / "recordings"), used(mirror)
+    with disk(project.folder / "recordings") as remount:
+        for phase, size in (("archives/", packed // 2), ("audio/", packed)):
+            remount(f"size={there + size}")
+            assert "No space left on device; make room and run again" in refusal(project, "iusp", "dataset")
+            left = [str(path) for path in (project.folder / "recordings").rglob("*.partial")]
+            assert left
+            assert all(phase in path for path in left)
+        remount("size=1g")
+        project.run("iusp", "dataset")
+        assert contents(project.folder, "data") == contents(whole.folder, "data")
+        assert contents(project.folder, "recordings") == contents(whole.folder, "recordings")
+    tried(
+        "`iusp dataset`, the disk gets full amid SONYC-UST's download, then amid unpacking",
+        2,
+        "one line; with room, the same bytes",
+    )
 
 
 @pytest.mark.parametrize("kept", ["database", "artifacts"])
