@@ -181,6 +181,7 @@ def test_mlflow_names_the_version(versions: Versions) -> None:
     assert [run.data.tags["iusp.data"] for run in parents] == [versions.digests["data-2"], versions.digests["data-1"]]
     models = client.search_model_versions("name = 'iusp-student'")
     assert {model.tags["iusp.data"] for model in models} == set(versions.digests.values())
+    assert {one.tags["iusp.source"] for one in (*models, *(run.data for run in parents))} == {RECORDINGS}
     shown = versions.project.run("iusp", "models").stdout
     assert all(one[:8] in shown for one in versions.digests.values())
 
