@@ -177,6 +177,15 @@ class Dataset(Section):
     shared_sensors: Literal["report", "refuse"]
     """What to do about a sensor whose clips are in two splits."""
 
+    @property
+    def source_name(self) -> str:
+        """The source, for people; it holds no secret, as no address here may."""
+        if self.source == "sonyc-ust":
+            return f"SONYC-UST {self.sonyc_ust.version}"
+        if self.source == "dvc" and self.dvc:
+            return f"{self.dvc.url} {self.dvc.revision} {self.dvc.path}"
+        return {"folder": self.path, "s3": str(self.s3)}.get(self.source, self.source)
+
     @model_validator(mode="after")
     def _durations(self) -> "Dataset":
         if self.min_seconds > self.max_seconds:

@@ -28,25 +28,28 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     """Read and check an annotations CSV in SONYC-UST's format.
 
     Needed are the columns `split` and `audio_filename`, and the `_presence` columns of all coarse or of all fine tags.
-    Without `annotator_id` every row is the agreed truth (annotator 0). Rows that claim every label are dropped.
+    Without `annotator_id` every row is the agreed truth (annotator 0). Rows that claim every label are dropped, and so
+    are those that say again what an annotator (SONYC's members apart) has said of a clip.
 
     Returns:
         One row per annotation in the file's order: split, sensor_id (text, empty where unknown), audio_filename,
         annotator_id (int64), those of `PLACE_AND_TIME` that the file has (text, as it is), and `<tag>_presence` (int8;
-        1, 0, or -1 for not looked at) of the tags that the file has. `attrs["junk_rows"]` lists the clip and annotator
-        of every dropped row, as text.
+        1, 0, or -1 for not looked at) of the tags that the file has. `attrs["junk_rows"]` and `attrs["duplicate_rows"]`
+        list the clip and annotator of every dropped row, as text.
 
     Raises:
         InputError: the file cannot be read, a column is missing, unknown or repeated, a value is not allowed, a clip
-            is in two splits, or an annotator (SONYC's members apart) has two rows for a clip.
+            is in two splits, or an annotator (SONYC's members apart) has two rows for a clip that differ.
     """
     annotations = pd.concat([_parsed(path, table, taxonomy) for table in _read_csv(path)])
-    _check_rows(path, annotations)
+    duplicate = _duplicates(annotations)
+    _check_rows(path, annotations, duplicate)
     presences = annotations.filter(like=PRESENCE)
-    junk = (presences == 1).all(axis=1) & (presences.shape[1] >= JUNK_LABELS)
-    dropped = annotations.loc[junk, ["audio_filename", "annotator_id"]]
-    result = annotations[~junk].reset_index(drop=True)
-    result.attrs["junk_rows"] = [f"{name} (annotator {annotator})" for name, annotator in dropped.to_numpy()]
+    junk = (presences == 1).all(axis=1) & (presences.shape[1] >= JUNK_LABELS) & ~duplicate
+    result = annotations[~(junk | duplicate)].reset_index(drop=True)
+    for name, dropped in (("junk_rows", junk), ("duplicate_rows", duplicate)):
+        rows = annotations.loc[dropped, ["audio_filename", "annotator_id"]].to_numpy()
+        result.attrs[name] = [f"{clip} (annotator {annotator})" for clip, annotator in rows]
     return result
 
 
@@ -210,7 +213,14 @@ def _whole_numbers(path: Path, column: "pd.Series[str]", low: int, high: int) ->
     return numbers.astype("int64")
 
 
-def _check_rows(path: Path, annotations: pd.DataFrame) -> None:
+def _duplicates(annotations: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell which rows are the same, in all that is used, as one of the same clip and annotator above."""
+    # Of the few that it can be; whole rows take memory.
+    twice = annotations.duplicated(["audio_filename", "annotator_id"], keep=False) & (annotations["annotator_id"] >= 0)
+    return annotations[twice].duplicated().reindex(annotations.index, fill_value=False)
+
+
+def _check_rows(path: Path, annotations: pd.DataFrame, duplicate: "pd.Series[bool]") -> None:
     split, clip = annotations["split"], annotations["audio_filename"]
     _refuse(path, split, ~split.isin(SPLITS), f"must be one of {', '.join(SPLITS)}")
     _refuse(path, clip, clip == "", "must name the clip's audio file")
@@ -218,7 +228,8 @@ def _check_rows(path: Path, annotations: pd.DataFrame) -> None:
     _refuse(path, clip, elsewhere, "is in another split above; a clip may be in one split only")
     # A member of SONYC has a row for every coarse group that they looked at.
     repeated = annotations.duplicated(["audio_filename", "annotator_id"]) & (annotations["annotator_id"] >= 0)
-    _refuse(path, clip, repeated, "has a row of the same annotator above; keep one of them")
+    contradicting = repeated & ~duplicate
+    _refuse(path, clip, contradicting, "has another row of the same annotator above; keep one of them")
 
 
 def _refuse(path: Path, column: "pd.Series[str]", wrong: "pd.Series[bool]", demand: str) -> None:

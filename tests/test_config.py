@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from iusp.config import METHODS, PER_LAYER, Config, TappedLayers, Weights, load
+from iusp.config import METHODS, PER_LAYER, Config, Dataset, TappedLayers, Weights, load
 from iusp.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,23 @@ def test_the_projects_own_file_is_read() -> None:
     config = load(ROOT / "params.yaml")
     assert config.students["small"].terms == ("iusp",)
     assert config.features.log_offset == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "embedded"),
+        ({"source": "sonyc-ust"}, "SONYC-UST 2019"),
+        ({"source": "folder"}, "recordings"),
+        ({"source": "s3", "s3": "s3://bucket/sonyc"}, "s3://bucket/sonyc"),
+        (
+            {"source": "dvc", "dvc": {"url": "https://host/data.git", "revision": "data-1", "path": "recordings"}},
+            "https://host/data.git data-1 recordings",
+        ),
+    ],
+)
+def test_a_source_has_a_name_for_people(params: dict, changes: dict, name: str) -> None:
+    assert Dataset.model_validate(params["dataset"] | changes).source_name == name
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from s3_servers import BUCKET
 from test_dataset import config, ingest, row, tree
 from test_pipeline import ran
-from test_sonyc_ust import DEV, EVAL, publish, wav
+from test_sonyc_ust import DEV, EVAL, nineteen, publish, wav
 
 NAMES = {
     split: [f"{start + number:02}_{start + number:06}.wav" for number in range(count)]
@@ -33,7 +33,20 @@ ROWS = [
     for number, name in enumerate(names)
 ]
 RECORDINGS = "recordings/sonyc-ust-2019"
+# The other version has two of the test clips, too.
+NAMES_V23 = {
+    split: [f"{start + number:02}_{start + number:06}.wav" for number in range(4)]
+    for split, start in (("train", 60), ("validate", 70), ("test", 42))
+}
+ROWS_V23 = [
+    row(name, split, annotator, name[:2], heard=HEARD[number]) | {"borough": "1", "hour": str(number)}
+    for split, names in NAMES_V23.items()
+    for number, name in enumerate(names)
+    for annotator in ((1, 2) if split == "train" else (0, 1))
+]
+RECORDINGS_V23 = "recordings/sonyc-ust-v2.3"
 WRITTEN = ("data", "models", "reports")
+TRUTH = ("--annotations", "data/dataset/annotations.csv", "--taxonomy", "data/dataset/taxonomy.yaml")
 
 
 @dataclass
@@ -153,6 +166,16 @@ def versions(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     return made
 
 
+@pytest.fixture
+def colleague(versions: Versions, tmp_path: Path) -> Project:
+    """A clone, and nothing else."""
+    clone = tmp_path / "colleague"
+    versions.project.run("git", "clone", "--quiet", ".", str(clone))
+    project = copy(versions.project)
+    project.folder = clone
+    return project
+
+
 def test_git_has_the_pointer_and_not_the_recordings(versions: Versions) -> None:
     tracked = versions.project.run("git", "ls-files", "recordings").stdout.split()
     assert tracked == ["recordings/.gitignore", "recordings/README.md", f"{RECORDINGS}.dvc"]
@@ -181,6 +204,7 @@ def test_mlflow_names_the_version(versions: Versions) -> None:
     assert [run.data.tags["iusp.data"] for run in parents] == [versions.digests["data-2"], versions.digests["data-1"]]
     models = client.search_model_versions("name = 'iusp-student'")
     assert {model.tags["iusp.data"] for model in models} == set(versions.digests.values())
+    assert {one.tags["iusp.source"] for one in (*models, *(run.data for run in parents))} == {RECORDINGS}
     shown = versions.project.run("iusp", "models").stdout
     assert all(one[:8] in shown for one in versions.digests.values())
 
@@ -191,9 +215,8 @@ def test_versions_are_compared_each_on_its_own_clips_and_both_on_the_same(versio
     numbers = difference["reports/evaluation/metrics.json"]["students.small.coarse.micro_auprc"]
     before = tmp_path / "before"
     project.run("dvc", "get", ".", "reports/evaluation/predictions", "--rev", "data-1", "--out", str(before))
-    truth = ("--annotations", "data/dataset/annotations.csv", "--taxonomy", "data/dataset/taxonomy.yaml")
     predictions = "reports/evaluation/predictions/small-seed-0.csv", str(before / "small-seed-0.csv")
-    compared = json.loads(project.run("iusp", "compare", *predictions, *truth, "--split", "test").stdout)
+    compared = json.loads(project.run("iusp", "compare", *predictions, *TRUTH, "--split", "test").stdout)
     assert compared["clips"] == {"compared": 4, "split": 4, "predictions": 4, "reference": 4}
     assert compared["predictions"]["micro_auprc"] == numbers["new"]
     # What the older one says is held against the corrected truth.
@@ -212,20 +235,58 @@ def test_a_cluster_fetches_the_same_version_from_the_repository(
     assert summary["digest"] == versions.digests["data-1"]
 
 
+def test_another_version_of_sonyc_ust_lies_beside_it(versions: Versions, colleague: Project, tmp_path: Path) -> None:
+    colleague.run("dvc", "pull", "--remote", "folder")
+    clips = {name: wav(number, 2) for number, name in enumerate(name for names in NAMES_V23.values() for name in names)}
+    mirror = publish(tmp_path / "mirror", nineteen(clips), ROWS_V23)
+    (mirror / "record.json").write_bytes(zenodo.describe(mirror, "v2.3"))
+    params = colleague.params()
+    params["dataset"]["source"] = "sonyc-ust"
+    params["dataset"]["sonyc_ust"] |= {"version": "v2.3", "mirror": str(mirror)}
+    colleague.write_params(params)
+    colleague.run("iusp", "dataset")
+    shutil.rmtree(mirror)
+    colleague.run("dvc", "add", RECORDINGS_V23)
+    params["dataset"] |= {"source": "folder", "path": RECORDINGS_V23}
+    colleague.write_params(params)
+    assert ran(colleague.run("dvc", "repro").stdout) == versions.ran["data-1"], "everything is new"
+    colleague.run("git", "add", ".")
+    colleague.run("git", "commit", "--quiet", "--message", "v2.3")
+    colleague.run("git", "tag", "data-3")
+    tracked = colleague.run("git", "ls-files", "recordings/*.dvc").stdout.split()
+    assert tracked == [f"{RECORDINGS}.dvc", f"{RECORDINGS_V23}.dvc"]
+    client = MlflowClient(f"sqlite:///{colleague.folder / 'mlflow.db'}")
+    assert client.get_model_version_by_alias("iusp-student", "challenger").tags["iusp.source"] == RECORDINGS_V23
+
+    difference = json.loads(colleague.run("dvc", "metrics", "diff", "data-2", "data-3", "--json").stdout)
+    numbers = difference["reports/evaluation/metrics.json"]["students.small.coarse.micro_auprc"]
+    predictions, before = "reports/evaluation/predictions/small-seed-0.csv", tmp_path / "before"
+    colleague.run("dvc", "get", ".", "reports/evaluation/predictions", "--rev", "data-2", "--out", str(before))
+    older = before / "small-seed-0.csv"
+    compare = ("iusp", "compare", predictions, str(older), "--split", "test", *TRUTH)
+    compared = json.loads(colleague.run(*compare).stdout)
+    assert compared["clips"] == {"compared": 2, "split": 4, "predictions": 4, "reference": 4}
+    assert compared["predictions"]["micro_auprc"] != numbers["new"], "of two clips, not of four"
+    assert compared["difference"] == compared["predictions"]["micro_auprc"] - compared["reference"]["micro_auprc"]
+    table = pd.read_csv(older)
+    table[~table["audio_filename"].isin(NAMES_V23["test"])].to_csv(older, index=False)
+    refused = colleague.run(*compare, check=False)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"iusp: {predictions}: has no clip of split test in data/dataset/annotations.csv in common with {older}; "
+        "compare predictions of the same clips\n",
+    )
+
+    colleague.run("git", "checkout", "--quiet", "data-2")
+    colleague.run("dvc", "checkout")
+    assert digest(colleague) == versions.digests["data-2"]
+    assert ran(colleague.run("dvc", "repro").stdout) == []
+
+
 # Remotes --------------------------------------------------------------------------------------------------------------
 
 
 REMOTES = pytest.mark.parametrize("remote", ["folder", "bucket"])
-
-
-@pytest.fixture
-def colleague(versions: Versions, tmp_path: Path) -> Project:
-    """A clone, and nothing else."""
-    clone = tmp_path / "colleague"
-    versions.project.run("git", "clone", "--quiet", ".", str(clone))
-    project = copy(versions.project)
-    project.folder = clone
-    return project
 
 
 def written(project: Project) -> dict[str, dict[str, bytes]]:

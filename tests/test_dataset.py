@@ -123,8 +123,9 @@ def test_the_summary(ingested):
         "8_dog": 2,
         "8-1_dog-barking-whining": 2,
     }
-    for kind in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "shared_sensors"):
+    for kind in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "duplicate_rows"):
         assert summary[kind] == {"count": 0, "names": []}
+    assert summary["shared_sensors"] == {"count": 0, "names": []}
     assert {path.name for path in output.iterdir()} == {
         *("annotations.csv", "taxonomy.yaml", "index.parquet", "labels.parquet"),
         *("quarantine.csv", "unmatched.csv", "dataset.json"),
@@ -177,7 +178,7 @@ def damaged(tmp_path_factory):
     rows = [row(f"{name}.wav") for name in names]
     rows += [row(name) for name in ("../secret.wav", "/etc/passwd", "train/own.wav", "..")]
     rows += [row("member.wav", annotator=-1), row("unlabelled.wav", "validate", 5), row("misplaced.wav", "test", 0)]
-    rows += [row("good.wav", annotator=7, everything=True)]
+    rows += [row("good.wav", annotator=7, everything=True), row("good.wav")]
     own = ["good", "cut", "rate", "double", "member", "unlabelled", "stray"]
     paths = [*(f"audio/{name}.wav" for name in own), "audio/deep/double.wav", "train/own.wav", "train/misplaced.wav"]
     make(folder, rows, paths)
@@ -237,6 +238,8 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
     assert summary["without_truth"] == {"count": 2, "names": ["member.wav", "unlabelled.wav"]}
     assert summary["junk_rows"] == {"count": 1, "names": ["good.wav (annotator 7)"]}
     assert "junk rows: good.wav (annotator 7)" in notes
+    assert summary["duplicate_rows"] == {"count": 1, "names": ["good.wav (annotator 1)"]}
+    assert "duplicate rows: good.wav (annotator 1)" in notes
     assert [note for note in notes if note.startswith("quarantined: ") and note.endswith(" and 10 more")]
 
 

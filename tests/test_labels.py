@@ -45,7 +45,7 @@ def test_reads_what_was_written(tmp_path):
     assert list(frame.columns) == list(row())
     assert frame.to_dict("records") == [row(tags="1 1-2"), row(annotator=2)]
     assert frame["1_engine_presence"].dtype == np.int8
-    assert frame.attrs == {"junk_rows": []}
+    assert frame.attrs == {"junk_rows": [], "duplicate_rows": []}
 
 
 def test_place_and_time_stay_as_they_are(tmp_path):
@@ -84,6 +84,22 @@ def test_a_row_that_claims_everything_is_dropped_and_reported(tmp_path):
     assert frame.attrs["junk_rows"] == ["a.wav (annotator 1)"]
 
 
+@pytest.mark.parametrize("annotator", [0, 1])
+def test_a_row_that_is_there_twice_is_dropped_and_reported(tmp_path, annotator):
+    rows = [row(annotator=annotator, tags="1"), row(annotator=2), row(annotator=annotator, tags="1", weather=3)]
+    frame = read_annotations(write(tmp_path, rows), SMALL)
+    assert frame["annotator_id"].tolist() == [annotator, 2]
+    assert frame.attrs == {"junk_rows": [], "duplicate_rows": [f"a.wav (annotator {annotator})"]}
+
+
+def test_a_row_that_claims_everything_twice_is_dropped_twice(tmp_path):
+    everything = " ".join(tag.split("_")[0] for tag in FULL.coarse_tags + FULL.all_fine_tags)
+    rows = [row(taxonomy=FULL), *[row(annotator=7, tags=everything, taxonomy=FULL)] * 2]
+    frame = read_annotations(write(tmp_path, rows), FULL)
+    assert frame["annotator_id"].tolist() == [1]
+    assert frame.attrs["junk_rows"] == frame.attrs["duplicate_rows"] == ["a.wav (annotator 7)"]
+
+
 def test_with_few_labels_a_clip_may_have_them_all(tmp_path):
     frame = read_annotations(write(tmp_path, [row(tags="1 1-1 1-2 1-X 2 2-1")]), SMALL)
     assert len(frame) == 1
@@ -111,8 +127,10 @@ def test_with_few_labels_a_clip_may_have_them_all(tmp_path):
             [],
             "row 4, column audio_filename: 'a.wav' is in another split",
         ),
-        ([row(), row()], [], "row 3, column audio_filename: 'a.wav' has a row of the same annotator"),
-        ([row(annotator=0), row(annotator=0)], ["annotator_id"], "'a.wav' has a row of the same annotator"),
+        ([row(), row(tags="2")], [], "row 3, column audio_filename: 'a.wav' has another row of the same annotator"),
+        ([row(), row(), row(tags="2"), row()], [], "row 4, .*another row of the same annotator .*1 such rows among 4"),
+        ([row(borough=1), row(borough=3)], [], "row 3, .*another row of the same annotator"),
+        ([row(), row(tags="2", annotator=2)], ["annotator_id"], "'a.wav' has another row of the same annotator"),
     ],
 )
 def test_refuses_a_wrong_table(tmp_path, rows, drop, message):

@@ -54,10 +54,10 @@ ROWS = [
 ]
 
 
-def wav(seed: int) -> bytes:
-    """A second of noise, which no gzip makes much smaller."""
+def wav(seed: int, seconds: int = 1) -> bytes:
+    """Noise, which no gzip makes much smaller."""
     stream = io.BytesIO()
-    soundfile.write(stream, np.random.default_rng(seed).uniform(-0.5, 0.5, RATE), RATE, format="WAV")
+    soundfile.write(stream, np.random.default_rng(seed).uniform(-0.5, 0.5, seconds * RATE), RATE, format="WAV")
     return stream.getvalue()
 
 
@@ -70,6 +70,14 @@ def annotations(rows: list[dict[str, Any]]) -> str:
     for column in COLUMNS[8:]:
         table[column.replace("_presence", "_proximity")] = "notsure"
     return table.to_csv(index=False)
+
+
+def nineteen(clips: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """The archives of v2.3."""
+    archives: dict[str, dict[str, bytes]] = {f"audio-{number}.tar.gz": {} for number in range(19)}
+    for number, (name, content) in enumerate(clips.items()):
+        archives[f"audio-{5 * number % 19}.tar.gz"][f"audio/{name}"] = content
+    return archives
 
 
 def publish(folder: Path, archives: dict[str, dict[str, bytes]], rows: list[dict[str, Any]]) -> Path:
@@ -275,10 +283,7 @@ def test_without_audio_of_test_validate_is_what_there_is(
 def test_v23_has_nineteen_archives_and_keeps_place_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = dict(zip(PLACE_AND_TIME, ("1", "546", "40.72951", "-73.99388", "2017", "9", "3", "14"), strict=True))
     rows = [one | where | {"hour": str(number)} for number, one in enumerate(ROWS[1:])]
-    archives: dict[str, dict[str, bytes]] = {f"audio-{number}.tar.gz": {} for number in range(19)}
-    for number, (name, content) in enumerate(CLIPS.items()):
-        archives[f"audio-{5 * number}.tar.gz"][f"audio/{name}"] = content
-    published = publish(tmp_path / "files", archives, rows)
+    published = publish(tmp_path / "files", nineteen(CLIPS), rows)
     with zenodo.serving(published, "v2.3") as server:
         monkeypatch.setattr(sonyc_ust, "ZENODO", f"{server.address}/api/records")
         # These are not the annotations of v2.3, whose MD5 is known.

@@ -127,7 +127,7 @@ def run(
         else:
             embedded.write(copy, config.seed, config.clips.by_split(), workers, progress)
             source = _open(copy)
-        table, labels, junk_rows = _annotated(config, source)
+        table, labels, dropped = _annotated(config, source)
         shared = _shared_sensors(table)
         if shared and config.shared_sensors == "refuse":
             raise InputError(
@@ -146,10 +146,8 @@ def run(
         quarantine = table[~table["reason"].isin(["", NO_FILE, NO_TRUTH])]
         unmatched = table[table["reason"].isin([NO_FILE, NO_TRUTH])]
         unmatched = pd.concat([unmatched, pd.DataFrame({"audio_filename": strays, "reason": NO_ANNOTATION})])
-        summary = _summary(index, labels, quarantine, unmatched) | {
-            "junk_rows": _listed(junk_rows),
-            "shared_sensors": _listed(shared),
-        }
+        summary = _summary(index, labels, quarantine, unmatched)
+        summary |= {reason: _listed(rows) for reason, rows in dropped.items()} | {"shared_sensors": _listed(shared)}
         _copy(source.annotations, work / ANNOTATIONS)
         _copy(source.taxonomy, work / "taxonomy.yaml")
         _write_parquet(work / "index.parquet", index)
@@ -167,7 +165,8 @@ def run(
 
 def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
     """Tell what is worth a look, by name."""
-    for what in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "shared_sensors"):
+    told = ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "duplicate_rows", "shared_sensors")
+    for what in told:
         count, names = summary[what]["count"], summary[what]["names"]
         if count:
             progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
@@ -289,15 +288,15 @@ def _audio_files(folder: Path) -> Iterator[tuple[PurePath, str]]:
                 yield place, name
 
 
-def _annotated(config: Dataset, source: Source) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Return the annotated clips, sorted by split and name, the labels, and the rows that were dropped."""
+def _annotated(config: Dataset, source: Source) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[str]]]:
+    """Return the annotated clips, sorted by split and name, the labels, and the rows that were dropped, by reason."""
     taxonomy = read_taxonomy(source.taxonomy)
     annotations = read_annotations(source.annotations, taxonomy)
     labels = derive_labels(annotations, taxonomy, config.train_rule, config.coarse)
     circumstances = [name for name in PLACE_AND_TIME if name in annotations]
     table = annotations[["audio_filename", "split", "sensor_id", *circumstances]].drop_duplicates("audio_filename")
     table = table.sort_values(["split", "audio_filename"], ignore_index=True)
-    return table, labels, annotations.attrs["junk_rows"]
+    return table, labels, {name: annotations.attrs[name] for name in ("junk_rows", "duplicate_rows")}
 
 
 def _shared_sensors(table: pd.DataFrame) -> list[str]:

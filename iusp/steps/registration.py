@@ -40,6 +40,7 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
     networks = evaluation / "networks"
     with readable_errors():
         lineage = {
+            "iusp.source": config.dataset.source_name,
             "iusp.data": read_json(dataset / "dataset.json", form=Digested)["digest"],
             "iusp.features": read_json(evaluation / "features.json", form=Digested)["digest"],
             "iusp.teacher": metrics["teacher"]["sha256"],

@@ -96,7 +96,6 @@ REFUSED_ANNOTATIONS: Damage = {
     "cells lacking": ROWS.replace(LAST, LAST[:-4]),
     "a split that is none": ROWS.replace("train,", "dev,"),
     "no name": ROWS.replace("validate0.wav", ""),
-    "a row twice": f"{ROWS}{LAST}\n",
     "annotator twice, contradicting": f"{ROWS}{FIRST.replace('.wav,0,1', '.wav,0,0')}\n",
     "a clip in two splits": f"{ROWS}{FIRST.replace('validate', 'test', 1)}\n",
     "annotator in words": ROWS.replace(".wav,1,", ".wav,me,"),
@@ -117,6 +116,7 @@ SAME_ANNOTATIONS: Damage = {
         f"{line},{'x' * (BIG // 12) if place else 'note'}\n" for place, line in enumerate(ROWS.splitlines())
     ),
     "fractions": with_engine("1.0"),
+    "a row twice": f"{ROWS}{LAST}\n",
     "no end of the last line": ROWS.removesuffix("\n"),
 }
 REFUSED_TAXONOMIES: Damage = {
