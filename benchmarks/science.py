@@ -40,7 +40,7 @@ from iusp.console import readable_failures, shown_progress
 from iusp.distillation.losses import Distillation
 from iusp.errors import InputError
 from iusp.features import read_features
-from iusp.files import atomic, digest
+from iusp.files import atomic, digest, read_json, sha256, write_json
 from iusp.knowledge import Knowledge, ask, read_knowledge, write_knowledge
 from iusp.metrics import score, score_table
 from iusp.models.layers import Tagger
@@ -254,6 +254,10 @@ def _put(knowledge: Knowledge, name: str, view: int, array: NDArray[np.floating[
     path = knowledge.folder / f"view-{view:03d}" / f"{name}.npy"
     path.unlink()
     np.save(path, array.astype(np.float16))
+    described = knowledge.folder / "knowledge.json"
+    description = read_json(described)
+    description["sha256"][f"{path.parent.name}/{name}"] = sha256(path)
+    write_json(described, description)
 
 
 # One training

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from iusp.config import Features, TagSet
 from iusp.errors import InputError
-from iusp.files import digest_each, read_json
+from iusp.files import digest_each, read_json, sha256
 from iusp.labels import SPLITS, training_targets
 from iusp.log_mel import frame_count
 from iusp.taxonomy import Taxonomy
@@ -43,11 +44,11 @@ def read_table(path: Path, *columns: str, optional: Collection[str] = ()) -> pd.
         raise InputError(f"{path}: not what its step writes ({error}); delete it and run its step again") from None
 
 
-def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
+def open_packed(path: Path, *shape: int, checksum: str | None = None) -> NDArray[np.float16]:
     """Map a packed float16 file, whose first dimensions are `shape`, into memory, read-only.
 
     Raises:
-        InputError: it is missing, damaged or has another shape.
+        InputError: it is missing, damaged, has another shape or another SHA-256 than `checksum`.
     """
     try:
         packed: NDArray[np.float16] = open_memmap(path, mode="r")
@@ -56,7 +57,15 @@ def open_packed(path: Path, *shape: int) -> NDArray[np.float16]:
         raise InputError(f"{path}: {reason}; run the step that writes it again") from None
     if packed.dtype != np.float16 or packed.shape[: len(shape)] != shape:
         raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not float16 {shape}; run its step again")
+    if checksum is not None and _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) != checksum:
+        raise InputError(f"{path}: holds other bytes than were written (SHA-256); run its step again")
     return packed
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Digest a file once in a process: training opens it in each epoch, and reads it about 20 times as a whole."""
+    return sha256(path)
 
 
 def write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -79,6 +88,7 @@ class FeatureSet:
         mean: float32 (M,), per band over the training split.
         std: float32 (M,), likewise.
         clips: clips per split.
+        sha256: of each split's packed file.
     """
 
     folder: Path
@@ -87,11 +97,16 @@ class FeatureSet:
     mean: Tensor
     std: Tensor
     clips: dict[str, int]
+    sha256: dict[str, str]
 
     def log_mel(self, split: str) -> NDArray[np.float16]:
-        """Map a split's features (N, T, M) into memory, read-only."""
+        """Map a split's features (N, T, M) into memory, read-only.
+
+        Raises:
+            InputError: they are not those that were written.
+        """
         shape = self.clips[split], frame_count(self.config), self.config.mel_bands
-        return open_packed(self.folder / f"{split}.npy", *shape)
+        return open_packed(self.folder / f"{split}.npy", *shape, checksum=self.sha256[split])
 
     def filenames(self, split: str) -> list[str]:
         """Return the clips' names in the order of the packed file."""
@@ -111,17 +126,19 @@ def read_features(folder: Path) -> FeatureSet:
         InputError: it is missing or incomplete.
     """
     path = folder / "features.json"
-    description = read_json(path, "config", "digest", "mean", "std", "clips")
+    description = read_json(path, "config", "digest", "mean", "std", "clips", "sha256")
     try:
         config = Features.model_validate(description["config"])
+        checksums = {split: description["sha256"][split] for split in SPLITS}
         mean, std = torch.tensor([description["mean"], description["std"]]).reshape(2, config.mel_bands)
-        if not (mean.isfinite() & std.isfinite() & (std > 0)).all() or not isinstance(description["digest"], str):
-            raise ValueError("mean, std or digest is out of place")
+        digests = [description["digest"], *checksums.values()]
+        if not (mean.isfinite() & std.isfinite() & (std > 0)).all() or not all(isinstance(one, str) for one in digests):
+            raise ValueError("mean, std, digest or sha256 is out of place")
         clips = {split: int(description["clips"][split]) for split in SPLITS}
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not what the features step writes ({reason}); run it again") from None
-    return FeatureSet(folder, config, description["digest"], mean, std, clips)
+    return FeatureSet(folder, config, description["digest"], mean, std, clips, checksums)
 
 
 def split_labels(dataset: Path, features: FeatureSet, split: str, tags: Collection[str]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -142,6 +143,19 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal, read in bounded memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Hashed(io.BufferedWriter):
+    """A file to write, with the SHA-256 of what was written into it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        """Write and digest bytes."""
+        self.sha256.update(content)
+        return super().write(content)
 
 
 def digest(value: Any) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from iusp.distillation.similarity import gram, pooled_frames, pooled_gram
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
 from iusp.features import open_packed, write_header
-from iusp.files import digest, read_json, sha256, write_json
+from iusp.files import Hashed, digest, read_json, sha256, write_json
 from iusp.maps import frames, pooled
 from iusp.models.layers import Tagger
 from iusp.progress import Progress
@@ -81,32 +81,35 @@ def write_knowledge(
     clips, fill, device = data.clips, data.features.mean, teacher.device
     batches = -(-len(clips) // BATCH)
     digests = []
+    checksums: dict[str, str] = {}
     for number in range(views):
         view = draw_view(augmentation, seed, "knowledge", number, data.shape)
         digests.append(_view_digest(view))
         finished = folder / "knowledge" / f"view-{number:03d}"
         if finished.exists():
+            checksums |= {f"{finished.name}/{path.stem}": sha256(path) for path in finished.iterdir()}
             continue
         partial = folder / "part"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         with ExitStack() as stack:
-            packed: dict[str, BinaryIO] = {}
+            packed: dict[str, Hashed] = {}
             for start in range(0, len(clips), BATCH):
                 rows = np.arange(start, min(start + BATCH, len(clips)))
                 log_mel, _, _ = augment(view, clips, rows, fill)
                 for name, tensor in ask(teacher, log_mel.to(device), names).items():
                     if name not in packed:
-                        packed[name] = stack.enter_context((partial / f"{name}.npy").open("wb"))
+                        packed[name] = stack.enter_context(Hashed(partial / f"{name}.npy"))
                         write_header(packed[name], (len(clips), *tensor.shape[1:]))
                     packed[name].write(tensor.cpu().numpy().astype(np.float16).tobytes())
                 progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
+        checksums |= {f"{finished.name}/{name}": stream.sha256.hexdigest() for name, stream in packed.items()}
         finished.parent.mkdir(exist_ok=True)
         partial.rename(finished)
     write_json(
         folder / "knowledge" / "knowledge.json",
         _belonging(folder, data)
-        | {"augmentation": augmentation.model_dump(mode="json"), "seed": seed, "views": digests},
+        | {"augmentation": augmentation.model_dump(mode="json"), "seed": seed, "views": digests, "sha256": checksums},
     )
 
 
@@ -114,6 +117,7 @@ class _Description(BaseModel):
     augmentation: Augmentation
     seed: int
     views: Annotated[list[str], Field(min_length=1)]
+    sha256: dict[str, str]
 
 
 def _belonging(teacher: Path, data: TrainingData) -> dict[str, Any]:
@@ -199,7 +203,9 @@ class Knowledge:
         Raises:
             InputError: the file is missing, damaged or not of these clips.
         """
-        return open_packed(self.folder / f"view-{number:03d}" / f"{name}.npy", len(self.data.clips))
+        file = f"view-{number:03d}/{name}"
+        checksum = self.description["sha256"].get(file, "none")
+        return open_packed(self.folder / f"{file}.npy", len(self.data.clips), checksum=checksum)
 
 
 def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:

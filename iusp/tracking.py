@@ -158,6 +158,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
 class StepRun:
     """The MLflow run of one step of one execution; logging the same thing twice leaves it there once."""
 
@@ -166,6 +170,9 @@ class StepRun:
         self._metrics = run.data.metrics
         self._logged_epoch = run.data.metrics.get("epoch", 0)
         self._params = run.data.params
+        # When what is logged afterwards is said to be of: others may log the same at once, and MLflow keeps a point of
+        # the same time, step and value once.
+        self._begun: int = run.info.start_time
         self.run_id: str = run.info.run_id
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -184,19 +191,20 @@ class StepRun:
         else:
             self._params |= {param.key: param.value for param in new}
 
-    def row(self, row: Mapping[str, float]) -> None:
-        """Log one epoch of a training record, unless it is there already."""
+    def row(self, row: Mapping[str, float], live: bool = False) -> None:
+        """Log one epoch of a training record, which has ended just now if it is `live`, unless it is there already."""
         if row["epoch"] > self._logged_epoch:
-            self._log(row, int(row["epoch"]))
+            self._log(row, int(row["epoch"]), _now() if live else self._begun)
             self._logged_epoch = row["epoch"]
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log numbers that are not of an epoch, unless they are there already."""
-        self._log({name: value for name, value in values.items() if self._metrics.get(name) != value}, 0)
+        new = {name: value for name, value in values.items() if self._metrics.get(name) != value}
+        self._log({name: value for name, value in new.items() if name not in self._metrics}, 0, self._begun)
+        self._log({name: value for name, value in new.items() if name in self._metrics}, 0, _now())  # the latest counts
 
-    def _log(self, values: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+    def _log(self, values: Mapping[str, float], step: int, moment: int) -> None:
+        metrics = [Metric(name, float(value), moment, step) for name, value in values.items()]
         for start in range(0, len(metrics), BATCH_LIMIT):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH_LIMIT])
 
@@ -370,7 +378,7 @@ def epoch_log(
 
     def log(step: str, row: Mapping[str, float]) -> None:
         if step in runs:
-            attempt(lambda: runs[step].row(row))
+            attempt(lambda: runs[step].row(row, live=True))
 
     attempt(begin)
     try:

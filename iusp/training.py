@@ -293,7 +293,8 @@ def train(
         auxiliary: what the losses train beside the network, on its device; it is not saved in the end.
 
     Returns:
-        `description` with the epoch that was kept and its micro-averaged AUPRC on validate.
+        `description` with the epoch that was kept and its micro-averaged AUPRC on validate; on the first rank, also the
+        weights' SHA-256.
 
     Raises:
         InputError: training diverges, or a batch has fewer clips than there are ranks.
@@ -371,7 +372,7 @@ def train(
     if first:
         with atomic(folder / "record.csv") as temporary:
             pd.DataFrame(state.record).to_csv(temporary, index=False)
-        models.save(folder, network, description)
+        description = models.save(folder, network, description)
         checkpoint.unlink()
     return description
 

@@ -458,14 +458,37 @@ def damage(path, how):
         np.save(path, np.zeros((7, 51, 16), np.float32))
     elif how == "pickled":
         np.save(path, np.array([{}] * 7, dtype=object), allow_pickle=True)
+    elif how == "a bit flipped":
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
 
 
-@pytest.mark.parametrize("how", ["gone", "cut", "header only", "empty", "other clips", "other type", "pickled"])
+@pytest.mark.parametrize(
+    "how", ["gone", "cut", "header only", "empty", "other clips", "other type", "pickled", "a bit flipped"]
+)
 def test_damaged_features_are_refused(packed, tmp_path, how):
     copy = shutil.copytree(packed, tmp_path / "features")
     damage(copy / "train.npy", how)
     with pytest.raises(InputError, match=r"train\.npy"):
         read_features(copy).log_mel("train")
+
+
+def test_features_are_digested_once_in_a_process(packed, tmp_path, monkeypatch):
+    copy, digested = shutil.copytree(packed, tmp_path / "features"), []
+    monkeypatch.setattr("iusp.features.sha256", lambda path: digested.append(path.name) or sha256(path))
+    for _ in range(3):
+        opened = read_features(copy)
+        for split in ("train", "validate"):
+            opened.log_mel(split)
+    assert digested == ["train.npy", "validate.npy"]
+
+
+def test_features_that_an_older_version_wrote_are_to_be_made_again(packed, tmp_path):
+    copy = shutil.copytree(packed, tmp_path / "features")
+    description = json.loads((copy / "features.json").read_text())
+    del description["sha256"]
+    (copy / "features.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=r"features\.json.*lacks.*run its step again"):
+        read_features(copy)
 
 
 def test_a_folder_without_features_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from iusp import models
 from iusp.config import Features
 from iusp.cost import multiply_accumulates
 from iusp.errors import InputError
+from iusp.files import sha256
 from iusp.maps import frames
 
 ARCHITECTURES = list(models.ARCHITECTURES)
@@ -59,8 +60,7 @@ def saved(folder, architecture="plain"):
         "anything": {"more": [1, 2.5, None]},
     }
     folder.mkdir(exist_ok=True)
-    models.save(folder, network, config)
-    return network, config
+    return network, models.save(folder, network, config)
 
 
 def refused(folder):
@@ -258,12 +258,22 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
         {"features": {}},
         {"features": None},
         {"tags": 31},
+        {"sha256": None},
     ],
 )
 def test_the_config_of_another_network_is_refused(tmp_path, change):
     _, config = saved(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     refused(tmp_path)
+
+
+def test_a_bit_that_flips_is_noticed(tmp_path):
+    saved(tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "weights.safetensors" in (message := refused(tmp_path))
+    assert "run its step again" in message
 
 
 @pytest.mark.parametrize("document", [[], None, 3, "plain", {}])
@@ -284,7 +294,7 @@ class Payload:
 @pytest.mark.parametrize("form", ["pickle", "torch", "old torch"])
 def test_pickles_are_refused_unopened(tmp_path, form):
     folder, trap, file = tmp_path / "model", tmp_path / "executed", tmp_path / "pickled"
-    network, _ = saved(folder)
+    network, config = saved(folder)
     contents = {**network.state_dict(), "trap": Payload(trap)}
     if form == "pickle":
         file.write_bytes(pickle.dumps(contents))
@@ -294,6 +304,8 @@ def test_pickles_are_refused_unopened(tmp_path, form):
         torch.load(file, weights_only=False)
     assert trap.exists()  # the payload does work
     trap.rmdir()
+    # The checksum tells no good writer from a bad one.
+    (folder / "config.json").write_text(json.dumps(config | {"sha256": sha256(file)}))
     file.replace(folder / "weights.safetensors")
     refused(folder)
     assert not trap.exists()

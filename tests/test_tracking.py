@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_what_is_logged_twice_is_there_once(tmp_path: Path) -> None:
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.5), (2, 0.25)]
     assert len(one.client.get_metric_history(run.run_id, "coarse.micro_auprc")) == 1
     assert one.client.get_run(run.run_id).data.params == {"training.epochs": "2", "seed": "0"}
+
+
+def test_what_two_log_at_once_is_there_once_and_what_changes_later_counts(tmp_path: Path) -> None:
+    one, other = tracker(tmp_path, "at once"), tracker(tmp_path, "at once")
+    with one.step("teacher") as run, other.step("teacher") as second:  # neither has seen what the other logs
+        for each in (run, second):
+            each.row({"epoch": 1, "loss_labels": 0.5})
+            each.metrics({"coarse.micro_auprc": 0.5})
+            time.sleep(0.01)
+    for name in ("loss_labels", "coarse.micro_auprc"):
+        assert len(one.client.get_metric_history(run.run_id, name)) == 1
+    with one.step("teacher") as run:
+        run.metrics({"coarse.micro_auprc": 0.25})
+    assert one.client.get_run(run.run_id).data.metrics["coarse.micro_auprc"] == 0.25
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (InputError, "FAILED")])

@@ -31,6 +31,7 @@ from iusp.distillation.skill import cluster_layers
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
 from iusp.features import read_features
+from iusp.files import sha256
 from iusp.knowledge import EMBEDDING_DIMENSIONS, ask, read_knowledge
 from iusp.labels import SPLITS
 from iusp.progress import silent
@@ -135,6 +136,7 @@ def make(folder, seed=0):
         "mean": train.mean(axis=0).tolist(),
         "std": train.std(axis=0).tolist(),
         "clips": CLIPS,
+        "sha256": {split: sha256(folder / "features" / f"{split}.npy") for split in SPLITS},
     }
     (folder / "features" / "features.json").write_text(json.dumps(description))
     return folder
@@ -723,7 +725,7 @@ def test_a_teacher_without_knowledge_is_refused(copied, data):
     refused("knowledge.json", copied, data)
 
 
-@pytest.mark.parametrize("how", ["gone", "cut", "empty", "a clip less", "other type"])
+@pytest.mark.parametrize("how", ["gone", "cut", "empty", "a clip less", "other type", "a bit flipped"])
 @pytest.mark.parametrize("name", ["logits", "pooled", "similarity-3", "embedding-1", "attention-1", "hints-3"])
 def test_damaged_knowledge_is_refused(copied, data, name, how):
     path = copied / "knowledge" / "view-001" / f"{name}.npy"
@@ -738,6 +740,8 @@ def test_damaged_knowledge_is_refused(copied, data, name, how):
         np.save(path, array[1:])
     elif how == "other type":
         np.save(path, array.astype(np.float32))
+    elif how == "a bit flipped":
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     knowledge = read_knowledge(copied, data)
     knowledge.read(name, 0)
     with pytest.raises(InputError, match=rf"view-001/{name}\.npy"):

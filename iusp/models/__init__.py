@@ -1,12 +1,13 @@
 """The networks, built by name and size, saved and loaded without pickle."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 
 from iusp.config import Architecture, Share, TagSet
@@ -63,12 +64,18 @@ def build(architecture: str, width: int, tags: int, bands: int) -> Tagger:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def save(folder: Path, network: Tagger, config: dict[str, Any]) -> None:
-    """Write `weights.safetensors` and, beside it, `config.json` (architecture, width, tags, mel_bands and more)."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+def save(folder: Path, network: Tagger, config: dict[str, Any]) -> dict[str, Any]:
+    """Write `weights.safetensors` and, beside it, `config.json` (architecture, width, tags, mel_bands and more).
+
+    Returns:
+        What `config.json` holds: `config` and the weights' SHA-256.
+    """
+    content = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
     with atomic(folder / "weights.safetensors") as temporary:
-        temporary.write_bytes(serialise(tensors))
+        temporary.write_bytes(content)
+    config = config | {"sha256": hashlib.sha256(content).hexdigest()}
     write_json(folder / "config.json", config)
+    return config
 
 
 class _FrontEnd(BaseModel):
@@ -80,6 +87,7 @@ class _Network(BaseModel):
     width: int
     tags: Annotated[list[str], Field(min_length=1)]
     features: _FrontEnd
+    sha256: str
 
 
 class _Trained(_Network):
@@ -125,7 +133,10 @@ def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
     weights = folder / "weights.safetensors"
     try:
         network = build(config["architecture"], config["width"], len(config["tags"]), config["features"]["mel_bands"])
-        network.load_state_dict(load_file(weights))
+        content = weights.read_bytes()
+        if hashlib.sha256(content).hexdigest() != config["sha256"]:
+            raise ValueError("other bytes; run its step again")
+        network.load_state_dict(deserialise(content))
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{weights}: cannot be loaded as {folder / 'config.json'} says ({reason})") from None

@@ -16,7 +16,7 @@ from iusp.audio import read
 from iusp.config import Features
 from iusp.errors import InputError
 from iusp.features import features_digest, open_packed, read_table, write_header
-from iusp.files import atomic, code_digest, digest, sha256, work_folder, write_json
+from iusp.files import Hashed, atomic, code_digest, digest, sha256, work_folder, write_json
 from iusp.labels import SPLITS
 from iusp.log_mel import frame_count, log_mel
 from iusp.memory import keep_memory
@@ -169,8 +169,7 @@ def _assemble(
             raise InputError(f"{shard.file}: no part of the features holds it; make the parts again")
         packed = open_packed(path, len(shard.clips), frame_count(config), config.mel_bands)
         shards[shard.split].append(packed)
-    for split in SPLITS:
-        _merge(shards[split], output / f"{split}.npy", config)
+    checksums = {split: _merge(shards[split], output / f"{split}.npy", config) for split in SPLITS}
     clips = {split: sum(map(len, shards[split])) for split in SPLITS}
     mean, std = _statistics(shards["train"], config.mel_bands)
     index[["audio_filename", "split"]].to_parquet(output / "index.parquet", index=False)
@@ -182,6 +181,7 @@ def _assemble(
             "mean": mean.tolist(),
             "std": std.tolist(),
             "clips": clips,
+            "sha256": checksums,
         },
     )
     return clips
@@ -214,12 +214,13 @@ def _extract(recordings: Path, names: list[str], checksums: list[str], output: P
         stream.write(packed.data)
 
 
-def _merge(parts: list[NDArray[np.float16]], output: Path, config: Features) -> None:
+def _merge(parts: list[NDArray[np.float16]], output: Path, config: Features) -> str:
     shape = (sum(map(len, parts)), frame_count(config), config.mel_bands)
-    with output.open("wb") as stream:
+    with Hashed(output) as stream:
         write_header(stream, shape)
         for part in parts:
-            stream.write(part.data)
+            stream.write(part.reshape(-1).view(np.uint8).data)
+    return stream.sha256.hexdigest()
 
 
 def _statistics(parts: list[NDArray[np.float16]], bands: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

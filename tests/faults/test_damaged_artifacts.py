@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 
 from faults.conftest import Tried
 from faults.damage import called, is_one_line, mutated
+from iusp.files import sha256
 
 Damaged = Iterator[tuple[str, bytes | None]]
 Make = Callable[[bytes], Damaged]
@@ -144,8 +145,10 @@ def tables(content: bytes) -> Damaged:
     yield "semicolons", content.replace(b",", b";")
 
 
-FEATURES = objects("config", "config.hop_length", "digest", "mean", "std", "clips", "clips.train")
-NETWORK = ("architecture", "width", "tags", "features", "features.mel_bands", "features_digest", "parameters")
+FEATURES = objects(
+    "config", "config.hop_length", "digest", "mean", "std", "clips", "clips.train", "sha256", "sha256.train"
+)
+NETWORK = ("architecture", "width", "tags", "features", "features.mel_bands", "features_digest", "parameters", "sha256")
 METRICS = objects(
     "split", "teacher", "teacher.sha256", "teacher.coarse", "students", "students.small", "students.small.seeds",
     "students.small.best_seed", "students.small.coarse.micro_auprc", "students.small.weights", "students.small.macs",
@@ -167,7 +170,7 @@ PLAN: list[tuple[str, Make, list[tuple[str, ...]]]] = [
     ("models/teacher/record.csv", anything, [("evaluation",)]),
     (
         "models/teacher/knowledge/knowledge.json",
-        objects("augmentation", "seed", "views", "clips", "teacher"),
+        objects("augmentation", "seed", "views", "clips", "teacher", "sha256"),
         [STUDENT],
     ),
     ("models/teacher/knowledge/view-000/similarity-1.npy", arrays, [STUDENT]),
@@ -211,15 +214,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def damages(path: Path, make: Make) -> Iterator[str]:
-    """Put each damage in a file's place, and the file back at last."""
+    """Put each damage in a file's place, and the file back at last.
+
+    Where a description beside arrays or weights has their SHA-256, it gets the new one, as of a step that wrote them
+    so: they must be refused for what they are.
+    """
     whole = path.read_bytes()
+    checksum, described = sha256(path), {}
+    if path.suffix in (".npy", ".safetensors"):
+        beside = [*path.parent.glob("*.json"), *path.parent.parent.glob("*.json")]
+        described = {one: text for one in beside if checksum in (text := one.read_text())}
+        assert described
     for damage, content in make(whole):
         assert content != whole, (path, damage)
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
+            for one, text in described.items():
+                one.write_text(text.replace(checksum, sha256(path)))
         yield damage
     path.write_bytes(whole)
+    for one, text in described.items():
+        one.write_text(text)
 
 
 def answer(done: Any) -> str:
@@ -357,25 +373,28 @@ def test_bits_that_flip_in_numbers(folder: Path, tried: Tried) -> None:
 
     dvc("commit", "--force", "--quiet")
     assert json.loads(dvc("status", "--json")) == {}
-    noticed = [(next(Path("data/recordings").iterdir()), ("features",)), (TEACHER / "weights.safetensors", STUDENT)]
-    silent = [
+    flipped = [
+        (next(Path("data/recordings").iterdir()), ("features",)),
+        (TEACHER / "weights.safetensors", STUDENT),
         (Path("models/students/small/seed-0/weights.safetensors"), ("evaluation",)),
         (TEACHER / "knowledge/view-000/similarity-1.npy", STUDENT),
         (Path("data/features/train.npy"), ("teacher",)),
     ]
-    wholes = {path: flip(path) for path, _ in (*noticed, *silent)}
+    wholes = {path: flip(path) for path, _ in flipped}
     changed = dvc("status", "--json")
     for path, content in wholes.items():
         assert f'"{Path(*path.parts[: 3 if "students" in path.parts else 2])}"' in changed, changed
         path.write_bytes(content)
-    for path, command in (*noticed, *silent):
+    lost = 0
+    for path, command in flipped:
         flip(path)
         line = answer(called(*command))
-        assert line.startswith("iusp: ") if (path, command) in noticed else line == "TAKEN", (path, line)
+        lost += line == "TAKEN"
+        assert line.startswith(f"iusp: {path}: ") or (path.parent == TEACHER and "other teacher" in line), (path, line)
         path.write_bytes(wholes[path])
     tried(
         "a bit flipped among the numbers of a recording, the teacher, a student, knowledge, features",
         len(wholes),
-        f"`dvc status` notices all {len(wholes)} by MD5; without DVC, the next step notices {len(noticed)}: recordings "
-        f"and the teacher have a SHA-256, the other {len(silent)} have none",
+        f"`dvc status` notices all {len(wholes)} by MD5; the next step, by SHA-256, {len(wholes) - lost}",
+        lost,
     )

@@ -80,12 +80,14 @@ def test_dvc_repro_killed_in_every_stage_ends_with_the_same_bytes(
         time.sleep(chance.uniform(0, seconds[step]))
         killed += kill(process)
         assert process.returncode in (-signal.SIGKILL, 0)
+    assert killed >= len(COMMANDS) - 1  # in the last stage it may have been faster than it had been undisturbed
     project.run("dvc", "repro")
     assert contents(project.folder) == contents(whole.folder)
     assert database(project) == database(whole)
     assert "Running stage" not in project.run("dvc", "repro").stdout
     assert not list(project.folder.rglob(".*.work-*"))
-    tried("`dvc repro` and all it had started killed, once in every stage, then run again", killed, "the same bytes")
+    what = "`dvc repro` and all it had started killed, some time after each stage had begun, then run again"
+    tried(what, killed, "the same bytes")
 
 
 OLD, NEW = {"one": "old", "two": "old"}, {"one": "new", "three": "new"}

@@ -325,21 +325,26 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
     times = {"keep": 0, "fail": 0}
     # Where it is killed: at the start, at the second epoch before and after it is written, and at the run's end.
     middle = [("runs/log-batch", 2, False), ("runs/log-batch", 2, True)]
-    moments: list[tuple[str, int, bool] | None] = [None, *middle, ("runs/update", 2, False)]
-    student = (None, middle[0])
+    moments: dict[tuple[str, int, bool] | None, str] = {
+        None: "before",
+        **dict.fromkeys(middle, "in the midst"),
+        ("runs/update", 2, False): "at the end",
+    }
+    # Training a student takes a process more, and so its time.
+    student = {"keep": (None, middle[0]), "fail": (middle[0],)}
     for outage in ("keep", "fail"):
         settings(project, outage)
-        for number, moment in enumerate(moments if outage == "keep" else moments[:2]):
+        for number, moment in enumerate(moments):
             server, proxy = serve(f"{outage}-{number}")
             epochs = Outage(server, proxy, *(moment[0], moment[2])) if moment else None
             (project / "reports/registration.json").unlink(missing_ok=True)
-            # Training a student takes a process more, and so its time.
-            steps = [["teacher"], ["student", "small"]] if outage == "keep" and moment in student else [["teacher"]]
+            steps = [["teacher"], ["student", "small"]] if moment in student[outage] else [["teacher"]]
             for step in steps:
                 shutil.rmtree(project / "models" / {"teacher": "teacher", "student": "students/small"}[step[0]])
                 if moment and epochs:
                     # The parent's params come first, in a request of the same kind.
                     epochs.left = moment[1] + (moment[0] == "runs/log-batch") * 2
+                    proxy.fault = epochs.fault
                 else:
                     server.kill()
                 done = iusp(*step)
@@ -367,6 +372,9 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
             good("registration")
             assert models(project) == bytes_
             lost[outage] += same(holds(server), expected)
-    what = "MLflow's server killed before, in the midst and at the end of training, `outage: "
-    tried(f"{what}keep`", times["keep"], "trains on; registration delivers", lost["keep"])
-    tried(f"{what}fail`", times["fail"], "fails; run again: goes on", lost["fail"])
+    assert times == {"keep": len(moments) + 2, "fail": len(moments) + 1}
+    *early, end = dict.fromkeys(moments.values())
+    for outage, outcome in (("keep", "trains on; registration delivers"), ("fail", "fails; run again: goes on")):
+        when = f"{', '.join(early)} and {end} of a teacher's training"
+        when += f", {' and '.join(moments[moment] for moment in student[outage])} of a student's"
+        tried(f"MLflow's server killed {when}, `outage: {outage}`", times[outage], outcome, lost[outage])

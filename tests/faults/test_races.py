@@ -1,12 +1,13 @@
 """The same thing started twice at once: it is done once, and whoever cannot join in is told so."""
 
+import json
 import os
 import signal
 import threading
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import Project, merged
 from local_servers import mlflow_server
 from mlflow import MlflowClient
 
@@ -50,17 +51,28 @@ def test_of_two_dvc_repro_in_one_workspace_the_second_is_told_so(
 ) -> None:
     whole, _ = undisturbed
     project = new_project(tmp_path / "project")
-    first = start(project, "dvc", "repro", "features")
+    first = start(project, "dvc", "repro")
     await_work(first, "features")
     os.killpg(first.pid, signal.SIGSTOP)
-    second = project.run("dvc", "repro", "features", check=False)
+    second = project.run("dvc", "repro", check=False)
     os.killpg(first.pid, signal.SIGCONT)
     assert second.returncode != 0
     assert "is busy, it is being blocked by" in second.stderr
     assert first.wait() == 0
-    assert "Running stage" not in project.run("dvc", "repro", "features").stdout
-    assert contents(project.folder, "data") == contents(whole.folder, "data")
+    assert "Running stage" not in project.run("dvc", "repro").stdout
+    assert contents(project.folder) == contents(whole.folder)
+    assert registered(f"sqlite:///{project.folder}/mlflow.db") == registered(f"sqlite:///{whole.folder}/mlflow.db")
     tried("`dvc repro` twice at once in one workspace", 1, "the first ends whole, the second is told so")
+
+
+def register_at_once(projects: list[Project], **extra: str) -> None:
+    running = [start(project, *COMMANDS["registration"], **extra) for project in projects]
+    told = [(process.communicate()[0], process.returncode) for process in running]
+    assert all(status == 0 or (status == 2 and "Traceback" not in said) for said, status in told), told
+    # Whoever was told to is run again.
+    for project, (_, status) in zip(projects, told, strict=True):
+        if status:
+            project.run(*COMMANDS["registration"], **extra)
 
 
 def test_registrations_at_once_register_once(
@@ -69,22 +81,48 @@ def test_registrations_at_once_register_once(
     whole, _ = undisturbed
     with mlflow_server(tmp_path) as uri:
         projects = [copied(whole, tmp_path / f"{number}", "registration") for number in range(RUNS)]
-        running = [start(project, *COMMANDS["registration"], MLFLOW_TRACKING_URI=uri) for project in projects]
-        told = [(process.communicate()[0], process.returncode) for process in running]
-        assert all(status == 0 or (status == 2 and "Traceback" not in said) for said, status in told), told
-        # Whoever was told to is run again.
-        for project, (_, status) in zip(projects, told, strict=True):
-            if status:
-                project.run(*COMMANDS["registration"], MLFLOW_TRACKING_URI=uri)
-        found, expected = registered(uri), registered(f"sqlite:///{whole.folder}/mlflow.db")
-        assert (found["versions"], found["aliases"]) == (expected["versions"], expected["aliases"])
-        assert set(found["runs"]) == set(expected["runs"])
-        for name, run in found["runs"].items():
-            assert {key: set(values) for key, values in run["metrics"].items()} == {
-                key: set(values) for key, values in expected["runs"][name]["metrics"].items()
-            }
-            assert {**run, "metrics": None} == {**expected["runs"][name], "metrics": None}
+        register_at_once(projects, MLFLOW_TRACKING_URI=uri)
+        assert registered(uri) == registered(f"sqlite:///{whole.folder}/mlflow.db")
         tried(f"`iusp registration` {RUNS} times at once, of the same results, to one server", RUNS, "one version")
+
+
+def with_results(whole: Project, folder: Path, number: int) -> Project:
+    """A copy before registration, of other settings, and so another execution, with another student and metrics."""
+    project = copied(whole, folder, "registration")
+    project.write_params(merged(project.params(), {"evaluation": {"resamples": 100 + number}}))
+    evaluation = project.folder / "reports/evaluation"
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    for numbers in (metrics["teacher"], metrics["students"]["small"]):
+        numbers["coarse"]["micro_auprc"] += number / 1000
+    (evaluation / "metrics.json").write_text(json.dumps(metrics))
+    for path in evaluation.glob("networks/small-seed-*/model/extra_files/config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"number": number}))
+    return project
+
+
+def test_registrations_at_once_of_other_results_register_each(
+    undisturbed: tuple[Project, dict[str, float]], tmp_path: Path, tried: Tried
+) -> None:
+    whole, _ = undisturbed
+    alone = [with_results(whole, tmp_path / f"alone-{number}", number) for number in range(RUNS)]
+    register_at_once(alone)  # each with a database of its own
+    expected = [registered(f"sqlite:///{project.folder}/mlflow.db") for project in alone]
+    with mlflow_server(tmp_path) as uri:
+        projects = [with_results(whole, tmp_path / f"{number}", number) for number in range(RUNS)]
+        register_at_once(projects, MLFLOW_TRACKING_URI=uri)
+        found = registered(uri)
+    assert found["runs"] == {key: run for one in expected for key, run in one["runs"].items()}
+    assert len(found["runs"]) == sum(len(one["runs"]) for one in expected)
+    told = [json.loads((project.folder / "reports/registration.json").read_text()) for project in projects]
+    numbers = [one["versions"]["small"] for one in told]
+    assert sorted(numbers) == sorted(found["versions"]) == [1, 2, 3]
+    assert [found["versions"][number] for number in numbers] == [one["versions"][1] for one in expected]
+    # It goes to the best student of an execution; of several at once, to that of the last one.
+    assert found["aliases"].keys() == {"challenger"}
+    assert found["aliases"]["challenger"] in numbers
+    tried(
+        f"`iusp registration` {RUNS} times at once, of other results, to one server", RUNS, "each its version and runs"
+    )
 
 
 def test_a_model_registered_by_many_at_once_is_one_version(tmp_path: Path, tried: Tried) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import pandas as pd
 import pytest
 import s3_servers
 from click.testing import CliRunner
@@ -42,6 +43,7 @@ SECRETS = {
     "in .dvc/config.local": "Pl4nted/dvc+remote=",
     "in ~/.netrc": "Pl4nted-netrc",
     "in ~/.aws/credentials": "Pl4nted/aws+file=",
+    "in a table": "Pl4nted-parquet",
 }
 
 
@@ -65,6 +67,8 @@ def contents(path: Path) -> Iterator[bytes]:
     if zipfile.is_zipfile(io.BytesIO(raw)):
         with zipfile.ZipFile(io.BytesIO(raw)) as packed:
             yield from map(packed.read, packed.namelist())
+    if raw[:4] == b"PAR1":
+        yield pd.read_parquet(io.BytesIO(raw)).to_csv().encode()
 
 
 def where(secrets: dict[str, str], contents_: bytes) -> set[str]:
@@ -128,6 +132,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     }
     for path, text in planted.items():
         path.write_text(text)
+    # Compressed, without statistics: as bytes it is not to be seen.
+    table = pd.DataFrame({"secret": [SECRETS["in a table"]]})
+    table.to_parquet(home / "table.parquet", compression="gzip", write_statistics=False)
     (home / "release.pub").write_bytes(
         key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
@@ -148,7 +155,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             "IUSP_SIGNING_KEY": str(home / "release.key"),
             "IUSP_PUBLIC_KEY": str(home / "release.pub"),
         }
-        yield Place(project, folder, secrets, set(planted), env, server.address, s3)
+        yield Place(project, folder, secrets, {*planted, home / "table.parquet"}, env, server.address, s3)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +168,7 @@ def whole(place: Place) -> Place:
     place.run("iusp", "release", "--to", f"s3://{BUCKET}/device")
     place.run("iusp", "fetch", f"s3://{BUCKET}/device", "--to", "device")
     place.run("python", "-m", "pipelines", "compile", "-o", "compiled.yaml")
+    place.run("python", "-m", "pipelines", "run")
     place.run("python", "-m", "pipelines", "trainjob", "--name", "teacher", "--claim", "work", "-o", "trainjob.yaml")
     place.run("git", "add", "--all")
     place.run("git", "commit", "--quiet", "--message", "all of it")
@@ -189,9 +197,12 @@ def test_what_works_writes_no_secret(whole: Place, tried: Tried) -> None:
     assert {("mlflow", "mlflow.db"), ("mlflow", "artifacts"), ("s3", "data"), ("s3", "log")} <= searched
     assert {("project", name) for name in (".dvc", "data", "models", "reports", "device", "compiled.yaml")} <= searched
     assert list((whole.project.folder / ".dvc/cache").rglob("*"))
+    assert list(whole.project.folder.glob("kubeflow/*/iusp-*/registration/executor_output.json"))
     assert list((whole.folder / "mlflow/artifacts").rglob("MODEL_CARD.md"))
-    tried(f"{len(whole.secrets)} secrets planted; the whole pipeline, a release and a compilation run",
-          len(files), "files, databases and logs searched; no secret in any")  # fmt: skip
+    what = (
+        f"{len(whole.secrets)} secrets planted; the whole pipeline by DVC and by kfp's runner, a release, a compilation"
+    )
+    tried(what, len(files), "files, databases and logs searched; no secret in any")
 
 
 def test_what_fails_tells_no_secret(place: Place, monkeypatch: pytest.MonkeyPatch, tried: Tried) -> None:

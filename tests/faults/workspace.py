@@ -155,18 +155,20 @@ def _keys(value: Any, name: str = "") -> Iterator[str]:
 
 
 def registered(uri: str) -> dict[str, Any]:
-    """What MLflow holds, without the identifiers and times that it gave: runs by name, and versions."""
+    """What MLflow holds, without the identifiers and times that it gave: runs by parent and name, and versions."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("iusp")
     runs = client.search_runs([experiment.experiment_id])
     names = {run.info.run_id: run.info.run_name for run in runs}
+    keys = {
+        run.info.run_id: (names.get(run.data.tags.get("mlflow.parentRunId", "")), run.info.run_name) for run in runs
+    }
     found = {
-        run.info.run_name: {
+        keys[run.info.run_id]: {
             "status": run.info.status,
-            "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
             "params": run.data.params,
             "metrics": {
-                name: [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)]
+                name: sorted((one.step, one.value) for one in client.get_metric_history(run.info.run_id, name))
                 for name in run.data.metrics
             },
             "tags": {name: value for name, value in run.data.tags.items() if name.startswith("iusp.")},
@@ -177,7 +179,7 @@ def registered(uri: str) -> dict[str, Any]:
     assert len(found) == len(runs), "a run is there twice"
     versions = {
         int(version.version): {
-            "run": names[version.run_id],
+            "run": keys[version.run_id],
             "tags": {name: value for name, value in version.tags.items() if not name.startswith("latency_ms")},
         }
         for version in client.search_model_versions("name = 'iusp-student'")
