@@ -193,7 +193,8 @@ def build(engine: Engine, target: str, *options: str, packages: bool = True) -> 
     image = f"iusp:test-{target}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".context-") as name:
-        context = Path(name)
+        context, secret = Path(name) / "context", Path(name) / "pip.conf"
+        context.mkdir()
         for entry in CONTEXT:
             source = ROOT / entry
             if source.is_dir():
@@ -206,6 +207,8 @@ def build(engine: Engine, target: str, *options: str, packages: bool = True) -> 
             (context / entry).write_text(PLANTED)
         if packages:
             shutil.copytree(wheelhouse(), context / "docker/wheelhouse", copy_function=os.link, dirs_exist_ok=True)
+            secret.write_text(f"[global]\nindex-url = https://user:{PLANTED}@index.example.org/simple\n")
+            options = (*options, f"--secret=id=pip.conf,src={secret}")
         engine.docker(
             *("build", "--network=none", f"--build-arg=BASE_IMAGE={import_base(engine)}", *options),
             *(f"--file={context}/docker/Dockerfile", f"--target={target}", f"--tag={image}", context),
