@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from s3_servers import BUCKET
 from test_dataset import config, ingest, row, tree
 from test_pipeline import ran
-from test_sonyc_ust import DEV, EVAL, nineteen, publish, wav
+from test_sonyc_ust import DEV, EVAL, nineteen, pin, publish, wav
 
 NAMES = {
     split: [f"{start + number:02}_{start + number:06}.wav" for number in range(count)]
@@ -138,6 +138,7 @@ def versions(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     for network in ("teacher", "student"):
         params[network]["training"] |= {"epochs": 1, "batch_size": 4}
     project.write_params(params)
+    pin(project, ROWS_V23)
     project.commit()
 
     # Import: the publisher is asked once.

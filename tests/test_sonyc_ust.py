@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -88,6 +89,12 @@ def publish(folder: Path, archives: dict[str, dict[str, bytes]], rows: list[dict
     for name, clips in archives.items():
         zenodo.pack(folder / name, clips)
     return folder
+
+
+def pin(project: Project, rows: list[dict[str, Any]]) -> None:
+    """Let a project's own code take these rows for the annotations of v2.3, whose MD5 is known."""
+    module, known = project.folder / "iusp/sonyc_ust.py", sonyc_ust.VERSIONS["v2.3"].md5s["annotations.csv"]
+    module.write_text(module.read_text().replace(known, hashlib.md5(annotations(rows).encode()).hexdigest()))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import zenodo
 from conftest import STUDENTS, Project
 from test_dataset import COLUMNS, reasons, row
-from test_sonyc_ust import nineteen, publish, wav
+from test_sonyc_ust import nineteen, pin, publish, wav
 
 from iusp import sonyc_ust
 from iusp.labels import PLACE_AND_TIME
@@ -68,6 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["teacher"]["tags"] = "coarse"
     params["students"] = {"small": STUDENTS["small"] | {"seeds": [0]}}
     project.write_params(params)
+    pin(project, table)
     with zenodo.serving(published, "v2.3") as server:
         module = project.folder / "iusp/sonyc_ust.py"
         module.write_text(module.read_text().replace(sonyc_ust.ZENODO, f"{server.address}/api/records"))
