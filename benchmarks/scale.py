@@ -273,8 +273,8 @@ The features step makes {1 / each["features, 1 cores"]:,.0f} clips per second on
 
 {table(peaks)}
 
-What grows are the tables: a clip's name, checksum, labels and annotations, and what pandas needs to sort and join them.
-Audio, features and knowledge are streamed.
+What grows are the tables: a clip's name, checksum and labels, in the dataset step also its annotations (three for each
+clip of train), and what pandas needs to sort and join them. Audio, features and knowledge are streamed.
 
 ## A kill
 
