@@ -324,7 +324,7 @@ def _plan(
                 str(pods),
                 f"{core_hours:,.0f}",
                 f"{hours[name]:,.1f}",
-                f"{(base[part] + growth[part] * PLAN_CLIPS) / 1e9:,.1f}",
+                f"{(base[part] + max(growth[part], 0) * PLAN_CLIPS) / 1e9:,.1f}",
                 f"{sizes[name]:,.0f}",
                 f"{passing * PLAN_CLIPS / 1e9:,.0f}",
                 f"{core_hours * CORE_HOUR:,.2f}",
@@ -332,10 +332,10 @@ def _plan(
             ]
         )
     slowest, largest = (max(values, key=values.__getitem__) for values in (hours, sizes))
-    # By step: its part with the most memory, and core-seconds that one core of one pod works on.
+    # By step: core-seconds that one core of one pod works on, and the part that takes the most memory.
     cluster, teacher = config.kubeflow, steps[2][3] + steps[3][3]
     seconds_of = {"dataset": steps[0][3], "features": steps[1][3] / cluster.feature_parts, "teacher": teacher}
-    memory_of = {"dataset": "dataset", "features": "features, 2 cores", "teacher": "knowledge of a view"}
+    memory_of = {"dataset": "dataset", "features": "features, 2 cores", "teacher": "teacher's epoch"}
     limits, ends = [["step", "memory of a pod", "clips", "time of a pod", "clips"]], {}
     for step in (*seconds_of, "student"):
         pod, part = cluster.pod_of(step), memory_of.get(step, "epoch")
