@@ -207,7 +207,7 @@ def build(engine: Engine, target: str, *options: str, packages: bool = True) -> 
             (context / entry).write_text(PLANTED)
         if packages:
             shutil.copytree(wheelhouse(), context / "docker/wheelhouse", copy_function=os.link, dirs_exist_ok=True)
-            secret.write_text(f"[global]\nindex-url = https://user:{PLANTED}@index.example.org/simple\n")
+            secret.write_text(f"[global]\nproxy = http://user:{PLANTED}@127.0.0.1:9\n")
             options = (*options, f"--secret=id=pip.conf,src={secret}")
         engine.docker(
             *("build", "--network=none", f"--build-arg=BASE_IMAGE={import_base(engine)}", *options),
