@@ -34,7 +34,7 @@ from benchmarks.timing import ROOT, WORK, settings
 from iusp import embedded
 from iusp.augmentation import draw_view
 from iusp.config import Config
-from iusp.files import sha256, write_json
+from iusp.files import write_json
 from iusp.knowledge import Knowledge, read_knowledge
 from iusp.progress import silent
 from iusp.steps import dataset, features
@@ -145,8 +145,8 @@ def _input_pipeline(place: Place, from_disk: bool = False) -> dict[str, float]:
     training = place.training()
     knowledge = place.knowledge(training)
     known = {"similarity-1": knowledge.read("similarity-1", 0)}
-    for path in files:
-        _forget(path) if from_disk else sha256(path)  # what is read is in memory
+    for path in files if from_disk else ():  # else they are in memory, as opening them has compared their SHA-256
+        _forget(path)
     view, order = knowledge.view(0), epoch_order(len(training.clips), 0, 0)
     size, device = place.config.student.training.batch_size, torch.device("cpu")
 

@@ -162,8 +162,6 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
                 if table.empty:
                     raise InputError(f"{path}: has no annotations; each is a row below the header")
                 yield table
-    except InputError:
-        raise
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path}: not a readable CSV ({reason}); it must be UTF-8 with commas") from None

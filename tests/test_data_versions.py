@@ -124,6 +124,19 @@ def correct_a_label(folder: Path, clips: tuple[str, ...]) -> None:
     table.to_csv(folder / "annotations.csv", index=False)
 
 
+def import_and_pin(project: Project, version: int | str, mirror: Path, recordings: str) -> None:
+    """Ask the publisher, for the last time; from then on DVC has it."""
+    params = project.params()
+    params["dataset"]["source"] = "sonyc-ust"
+    params["dataset"]["sonyc_ust"] |= {"version": version, "mirror": str(mirror)}
+    project.write_params(params)
+    project.run("iusp", "dataset")
+    shutil.rmtree(mirror)
+    project.run("dvc", "add", recordings)
+    params["dataset"] |= {"source": "folder", "path": recordings}
+    project.write_params(params)
+
+
 @pytest.fixture(scope="module")
 def versions(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Versions:
     archives = {
@@ -141,16 +154,7 @@ def versions(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     pin(project, ROWS_V23)
     project.commit()
 
-    # Import: the publisher is asked once.
-    params["dataset"]["source"] = "sonyc-ust"
-    params["dataset"]["sonyc_ust"]["mirror"] = str(mirror)
-    project.write_params(params)
-    project.run("iusp", "dataset")
-    shutil.rmtree(mirror)
-    # Pin.
-    project.run("dvc", "add", RECORDINGS)
-    params["dataset"] |= {"source": "folder", "path": RECORDINGS}
-    project.write_params(params)
+    import_and_pin(project, 2019, mirror, RECORDINGS)
     # rclone checks signatures.
     made = Versions(
         project, {"folder": Store.local(tmp_path_factory.mktemp("store")), "bucket": Store.s3(servers["rclone"])}
@@ -241,15 +245,7 @@ def test_another_version_of_sonyc_ust_lies_beside_it(versions: Versions, colleag
     clips = {name: wav(number, 2) for number, name in enumerate(name for names in NAMES_V23.values() for name in names)}
     mirror = publish(tmp_path / "mirror", nineteen(clips), ROWS_V23)
     (mirror / "record.json").write_bytes(zenodo.describe(mirror, "v2.3"))
-    params = colleague.params()
-    params["dataset"]["source"] = "sonyc-ust"
-    params["dataset"]["sonyc_ust"] |= {"version": "v2.3", "mirror": str(mirror)}
-    colleague.write_params(params)
-    colleague.run("iusp", "dataset")
-    shutil.rmtree(mirror)
-    colleague.run("dvc", "add", RECORDINGS_V23)
-    params["dataset"] |= {"source": "folder", "path": RECORDINGS_V23}
-    colleague.write_params(params)
+    import_and_pin(colleague, "v2.3", mirror, RECORDINGS_V23)
     assert ran(colleague.run("dvc", "repro").stdout) == versions.ran["data-1"], "everything is new"
     colleague.run("git", "add", ".")
     colleague.run("git", "commit", "--quiet", "--message", "v2.3")
