@@ -13,8 +13,8 @@ from audit import sbom as bills
 from audit import vulnerabilities as known
 from audit.licences import judge
 from audit.policy import load
-from iusp.cli import Commands
-from iusp.files import write_json
+from iusp.cli.main import Commands
+from iusp.io.files import write_json
 
 ROOT = Path()
 

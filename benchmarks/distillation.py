@@ -7,7 +7,7 @@ import time
 
 from benchmarks.epochs import NAMES, Setting, epoch, untrained_teacher
 from benchmarks.timing import WORK, Report, embedded, interleaved, one_thread, operators, ratio, settings
-from iusp.knowledge import read_knowledge
+from iusp.training.knowledge import read_knowledge
 
 TEACHERS = {"default teacher": ("residual", 320_000, 5), "13 M VGGish-style teacher": ("vggish", 13_000_000, 15)}
 CLIPS, SLOW_CLIPS = 192, 64

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from iusp.drift import Drift, compare
+from iusp.device.drift import Drift, compare
 
 PAGE = Path(__file__).parents[1] / "docs" / "release.md"
 REFERENCE, TAGS = 300, 8

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from iusp import models
-from iusp.augmentation import View
-from iusp.config import Augmentation, Training
+from iusp.config.augmentation import Augmentation
+from iusp.config.training import Training
 from iusp.distillation.losses import Distillation, Subject
-from iusp.knowledge import Knowledge, ask, write_knowledge
+from iusp.features.augmentation import View
 from iusp.models.layers import Tagger
 from iusp.progress import silent
-from iusp.training import (
+from iusp.training.knowledge import Knowledge, ask, write_knowledge
+from iusp.training.loop import (
     Batch,
     TrainingData,
     batches,

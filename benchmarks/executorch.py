@@ -18,15 +18,15 @@ from benchmarks.machine import machine
 from benchmarks.results import ROOT, put
 from benchmarks.timing import interleaved, one_thread
 from iusp import models
-from iusp.config import load
+from iusp.config.params import load
 from iusp.device.conversion import NETS, WHOLE, write_onnx
 from iusp.device.executorch import NET, open_program, write_programs
 from iusp.device.executorch import WHOLE as WHOLE_PROGRAM
 from iusp.device.runtime import open_session
-from iusp.embedded import scene
-from iusp.files import write_json
-from iusp.log_mel import log_mel
+from iusp.features.log_mel import log_mel
+from iusp.io.files import write_json
 from iusp.models.layers import Tagger
+from iusp.sources.embedded import scene
 
 PARAMETERS = 80_000
 TAGS = [f"tag_{number}" for number in range(8)]

@@ -12,10 +12,10 @@ import torch
 from scipy.signal import resample_poly
 
 from benchmarks.timing import WORK, Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
-from iusp.audio import read
-from iusp.config import Features
-from iusp.files import sha256
-from iusp.log_mel import frame_count, log_mel
+from iusp.config.features import Features
+from iusp.data.audio import read
+from iusp.features.log_mel import frame_count, log_mel
+from iusp.io.files import sha256
 
 CLIPS, ROUNDS = 12, 10
 RATE = 44_100

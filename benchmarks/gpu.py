@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.epochs import Setting, epoch
 from benchmarks.timing import Report, embedded, settings
-from iusp.augmentation import draw_view
-from iusp.cost import multiply_accumulates
+from iusp.evaluation.cost import multiply_accumulates
+from iusp.features.augmentation import draw_view
 from iusp.models import width_for
 
 TEACHER = ("vggish", 13_000_000)

@@ -17,10 +17,10 @@ import pandas as pd
 
 from benchmarks.epochs import Setting, epoch
 from benchmarks.timing import ROOT, WORK, Figure, Report, embedded, one_thread, settings
-from iusp.augmentation import draw_view
+from iusp.features.augmentation import draw_view
 from iusp.progress import silent
 from iusp.steps import features
-from iusp.training import read_training_data
+from iusp.training.loop import read_training_data
 
 SIZES = (250, 1000, 4000)
 STUDENT = ("plain", 7000)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iusp.console import readable_failures
+from iusp.cli.console import readable_failures
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "data" / "performance"
@@ -44,10 +44,10 @@ def step(arguments: list[str]) -> None:
 
     module.run = timed("run", module.run)
     if arguments[0] in ("teacher", "student"):
-        from iusp.tracking import StepRun
+        from iusp.registry.tracking import StepRun
 
         StepRun.row = timed("mlflow", StepRun.row)  # type: ignore[method-assign]
-    from iusp.cli import main
+    from iusp.cli.main import main
 
     with readable_failures():
         main(arguments, standalone_mode=False)

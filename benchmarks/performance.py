@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
-from iusp.files import write_json
+from iusp.io.files import write_json
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "performance.json"

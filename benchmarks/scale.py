@@ -31,14 +31,14 @@ from benchmarks.growth import Memory
 from benchmarks.machine import machine
 from benchmarks.performance import table
 from benchmarks.timing import ROOT, WORK, settings
-from iusp import embedded
-from iusp.augmentation import draw_view
-from iusp.config import Config
-from iusp.files import write_json
-from iusp.knowledge import Knowledge, read_knowledge
+from iusp.config.params import Config
+from iusp.features.augmentation import draw_view
+from iusp.io.files import write_json
 from iusp.progress import silent
+from iusp.sources import embedded
 from iusp.steps import dataset, features
-from iusp.training import TrainingData, batches, epoch_order, read_training_data
+from iusp.training.knowledge import Knowledge, read_knowledge
+from iusp.training.loop import TrainingData, batches, epoch_order, read_training_data
 
 SIZES = (1000, 10_000, 100_000)
 RECORD, PAGE = ROOT / "benchmarks" / "scale.json", ROOT / "docs" / "scale.md"

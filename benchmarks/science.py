@@ -34,22 +34,24 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.science_report import write
 from iusp import models
-from iusp.augmentation import View, augment
-from iusp.config import Augmentation, Config, Student, load
-from iusp.console import readable_failures, shown_progress
+from iusp.cli.console import readable_failures, shown_progress
+from iusp.config.augmentation import Augmentation
+from iusp.config.params import Config, load
+from iusp.config.students import Student
+from iusp.data.taxonomy import read_taxonomy
 from iusp.distillation.losses import Distillation
 from iusp.errors import InputError
-from iusp.features import read_features
-from iusp.files import atomic, digest, read_json, sha256, write_json
-from iusp.knowledge import Knowledge, ask, read_knowledge, write_knowledge
-from iusp.metrics import score, score_table
+from iusp.evaluation.metrics import score, score_table
+from iusp.evaluation.scoring import truth_table
+from iusp.features.augmentation import View, augment
+from iusp.features.packed import read_features
+from iusp.io.files import atomic, digest, read_json, sha256, write_json
+from iusp.io.processes import worker_pool
 from iusp.models.layers import Tagger
-from iusp.parallel import worker_pool
 from iusp.progress import Progress
-from iusp.scoring import truth_table
 from iusp.steps import dataset, features, student, teacher
-from iusp.taxonomy import read_taxonomy
-from iusp.training import TrainingData, predict, read_training_data
+from iusp.training.knowledge import Knowledge, ask, read_knowledge, write_knowledge
+from iusp.training.loop import TrainingData, predict, read_training_data
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "science.csv"

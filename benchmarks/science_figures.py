@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.science_statistics import Mean
 from benchmarks.science_study import Setting, Study
-from iusp.files import atomic
-from iusp.plots import STYLE
+from iusp.evaluation.plots import STYLE
+from iusp.io.files import atomic
 
 # The methods that all questions are about.
 COLOURS = {"labels": "black", "kd": "C0", "sp": "C1", "iusp": "C3", "iusp+kd": "C4"}

@@ -15,9 +15,9 @@ from benchmarks.machine import machine
 from benchmarks.science_figures import draw_differences, draw_means, draw_regimes
 from benchmarks.science_statistics import Mean, Ratio, gap_closed, mean_of, relative_gain
 from benchmarks.science_study import METHODS, SETTING, Setting, Study, rank, read_study
-from iusp.console import readable_failures
-from iusp.drift import holm
-from iusp.files import atomic
+from iusp.cli.console import readable_failures
+from iusp.device.drift import holm
+from iusp.io.files import atomic
 
 CORE = ("labels", "kd", "sp", "iusp", "iusp+kd")
 # What the paper and the prototype's record raise questions about.

@@ -9,8 +9,8 @@ import numpy as np
 
 import iusp
 from benchmarks.timing import Figure, Report, interleaved, milliseconds, one_thread, ratio
-from iusp.metrics import bootstrap, score
-from iusp.taxonomy import read_taxonomy
+from iusp.data.taxonomy import read_taxonomy
+from iusp.evaluation.metrics import bootstrap, score
 
 CLIPS, RESAMPLES = 443, 1000  # of SONYC-UST 2019's validate split; of params.yaml
 
@@ -63,7 +63,7 @@ def thrifty(truth: list[list[bool]], scores: list[list[float]]) -> list[float]:
 def main() -> None:
     """Measure and print."""
     one_thread()
-    taxonomy = read_taxonomy(Path(iusp.__file__).with_name("taxonomy.yaml"))
+    taxonomy = read_taxonomy(Path(iusp.__file__).with_name("data") / "taxonomy.yaml")
     random = np.random.default_rng(0)
     truth = random.random((CLIPS, 8)) < 0.3
     scores = 0.6 * random.random(truth.shape) + 0.4 * truth

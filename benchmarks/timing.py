@@ -17,11 +17,11 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.profiler import ProfilerActivity, profile
 
-from iusp.config import Config, load
-from iusp.memory import keep_memory
+from iusp.config.params import Config, load
+from iusp.io.memory import keep_memory
 from iusp.progress import silent
 from iusp.steps import dataset, features
-from iusp.training import TrainingData, read_training_data
+from iusp.training.loop import TrainingData, read_training_data
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "data" / "performance"

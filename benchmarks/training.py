@@ -10,11 +10,12 @@ from torch import Tensor
 
 from benchmarks.epochs import Setting, epoch
 from benchmarks.timing import Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
-from iusp.augmentation import draw_view
-from iusp.config import Augmentation, Training
-from iusp.cost import multiply_accumulates
+from iusp.config.augmentation import Augmentation
+from iusp.config.training import Training
+from iusp.evaluation.cost import multiply_accumulates
+from iusp.features.augmentation import draw_view
 from iusp.models import width_for
-from iusp.training import Batch, TrainingData, batches, epoch_order, label_loss, new_network, train
+from iusp.training.loop import Batch, TrainingData, batches, epoch_order, label_loss, new_network, train
 
 NETWORKS = {
     "default teacher": ("residual", 320_000),

@@ -14,10 +14,10 @@ def begin(config: str, run_name: str) -> str:
     Returns:
         A digest of what the source of the recordings holds now.
     """
-    from iusp.config import Settings
-    from iusp.console import readable_failures
+    from iusp.cli.console import readable_failures
+    from iusp.config.params import Settings
+    from iusp.registry.tracking import Tracker, readable_errors
     from iusp.steps.dataset import source_version
-    from iusp.tracking import Tracker, readable_errors
 
     with readable_failures(), readable_errors():
         tracker = Tracker.joined()

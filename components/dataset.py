@@ -17,8 +17,8 @@ def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Outp
     """
     from pathlib import Path
 
-    from iusp.config import Dataset as Config
-    from iusp.console import readable_failures, shown_progress
+    from iusp.cli.console import readable_failures, shown_progress
+    from iusp.config.dataset import Dataset as Config
     from iusp.steps.dataset import run
 
     with readable_failures(), shown_progress() as progress:

@@ -43,9 +43,9 @@ def _evaluation(
     import shutil
     from pathlib import Path
 
-    from iusp.config import Evaluation as Config
-    from iusp.console import readable_failures, shown_progress
-    from iusp.report import headline_numbers
+    from iusp.cli.console import readable_failures, shown_progress
+    from iusp.config.evaluation import Evaluation as Config
+    from iusp.evaluation.report import headline_numbers
     from iusp.steps.evaluation import Inputs, run
 
     students = {name: [Path(model.path) for model in models] for name, models in STUDENTS.items()}

@@ -17,8 +17,8 @@ def features(config: str, dataset: Input[Dataset], parts: Input[list[Dataset]], 
     """
     from pathlib import Path
 
-    from iusp.config import Features as Config
-    from iusp.console import readable_failures
+    from iusp.cli.console import readable_failures
+    from iusp.config.features import Features as Config
     from iusp.steps.features import merge
 
     folders = [Path(part.path) for part in parts]

@@ -21,8 +21,8 @@ def features_part(
     """
     from pathlib import Path
 
-    from iusp.config import Features as Config
-    from iusp.console import readable_failures, shown_progress
+    from iusp.cli.console import readable_failures, shown_progress
+    from iusp.config.features import Features as Config
     from iusp.steps.features import extract
 
     folders = Path(dataset.path), Path(recordings.path), Path(shards.path)

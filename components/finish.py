@@ -12,8 +12,8 @@ def finish(status: PipelineTaskFinalStatus) -> None:
     Args:
         status: of all steps together; Kubeflow fills it in.
     """
-    from iusp.console import readable_failures
-    from iusp.tracking import Tracker, readable_errors
+    from iusp.cli.console import readable_failures
+    from iusp.registry.tracking import Tracker, readable_errors
 
     with readable_failures(), readable_errors():
         tracker = Tracker.joined()

@@ -19,10 +19,10 @@ def registration(
     """
     from pathlib import Path
 
-    from iusp.config import Settings
-    from iusp.console import readable_failures
+    from iusp.cli.console import readable_failures
+    from iusp.config.params import Settings
+    from iusp.registry.tracking import Tracker
     from iusp.steps.registration import run
-    from iusp.tracking import Tracker
 
     folders = Path(dataset.path), Path(evaluation.path), Path(registration.path)
     with readable_failures():

@@ -29,10 +29,10 @@ def student(
     import os
     from pathlib import Path
 
-    from iusp.config import Student as Config
-    from iusp.config import StudentTraining
-    from iusp.console import readable_failures, train_student
-    from iusp.tracking import Tracker
+    from iusp.cli.console import readable_failures, train_student
+    from iusp.config.students import Student as Config
+    from iusp.config.students import StudentTraining
+    from iusp.registry.tracking import Tracker
 
     settings = Config.model_validate_json(config), StudentTraining.model_validate_json(common)
     folders = [Path(artifact.path) for artifact in (dataset, features, teacher, student)]

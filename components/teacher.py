@@ -21,10 +21,10 @@ def teacher(
     import os
     from pathlib import Path
 
-    from iusp.config import Augmentations
-    from iusp.config import Teacher as Config
-    from iusp.console import readable_failures, train_teacher
-    from iusp.tracking import Tracker
+    from iusp.cli.console import readable_failures, train_teacher
+    from iusp.config.augmentation import Augmentations
+    from iusp.config.teacher import Teacher as Config
+    from iusp.registry.tracking import Tracker
 
     settings = Config.model_validate_json(config), Augmentations.model_validate_json(augmentation)
     folders = Path(dataset.path), Path(features.path), Path(teacher.path)

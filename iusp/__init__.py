@@ -30,7 +30,7 @@ def load(model: str | Path) -> "DeviceModel":
 
     if not str(model).startswith("models:/"):
         return runtime.load(Path(model))
-    from iusp.registry import fetch_model
+    from iusp.registry.versions import fetch_model
 
     with tempfile.TemporaryDirectory() as folder:
         fetch_model(str(model), Path(folder), "device")

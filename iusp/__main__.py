@@ -1,5 +1,5 @@
 """`python -m iusp` is `iusp`: what torchrun starts is a module."""
 
-from iusp.cli import main
+from iusp.cli.main import main
 
 main(prog_name="iusp")

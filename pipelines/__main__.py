@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from iusp.cli import Commands
-from iusp.config import Config, load
+from iusp.cli.main import Commands
+from iusp.config.params import Config, load
 from iusp.errors import InputError
 
 
@@ -74,7 +74,7 @@ def compile_(ctx: click.Context, changes: tuple[str, ...], image: str | None, ou
 @click.pass_context
 def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker: bool, output: Path) -> None:
     """Run the compiled pipeline on this machine, without a cluster, and show the results."""
-    from iusp.console import show_results
+    from iusp.cli.console import show_results
     from pipelines.graph import write
     from pipelines.run import local_source
     from pipelines.run import run as run_pipeline
@@ -169,7 +169,7 @@ def trainjob(
     """Write a TrainJob of Kubeflow Trainer for a teacher too big for one process."""
     import yaml
 
-    from iusp.files import atomic
+    from iusp.io.files import atomic
     from pipelines.graph import MLFLOW_KEYS
     from pipelines.trainjob import manifest
 

@@ -24,9 +24,9 @@ from components.finish import finish
 from components.registration import registration
 from components.student import student
 from components.teacher import teacher
-from iusp.config import Config
+from iusp.config.params import Config
 from iusp.errors import InputError
-from iusp.files import atomic
+from iusp.io.files import atomic
 
 # Steps that run without torch.
 LIGHT = {"begin", "dataset", "registration", "finish"}

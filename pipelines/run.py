@@ -13,9 +13,9 @@ import yaml
 from kfp import local
 from kfp.components import load_component_from_text
 
-from iusp.config import Config
+from iusp.config.params import Config
 from iusp.errors import InputError
-from iusp.tracking import Tracker
+from iusp.registry.tracking import Tracker
 from pipelines.graph import MLFLOW_KEYS, STORAGE_KEYS, STORAGE_OPTIONS
 
 # Whom containers run as where the caller is root.

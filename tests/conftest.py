@@ -1,109 +1,20 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import forked
 import hypothesis
 import pytest
-import s3_servers
-import yaml
 from filelock import FileLock
-from local_servers import environment
+
+from tests.support import s3_servers
+from tests.support.project import STEPS, Project
 
 # A busy machine is no failure, and a failure must be one for everybody.
 hypothesis.settings.register_profile("iusp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("iusp")
-
-ROOT = Path(__file__).parents[1]
-# The pipeline at its smallest: everything real, nothing good.
-SMALL: dict[str, Any] = {
-    "dataset": {"clips": {"train": 40, "validate": 20, "test": 20}},
-    "features": {"hop_length": 1600, "mel_bands": 32, "clips_per_shard": 16},
-    "augmentation": {
-        name: {"mixup": 0.5, "time_masks": 1, "time_mask_frames": 5, "band_masks": 1, "band_mask_bands": 4}
-        for name in ("teacher", "views")
-    },
-    "teacher": {
-        "tags": "both",
-        "architecture": "plain",
-        "parameters": 6500,
-        "views": 2,
-        "training": {"epochs": 3, "batch_size": 16},
-    },
-    "student": {"training": {"epochs": 3, "batch_size": 16}},
-    "students": None,
-    "evaluation": {"resamples": 50, "latency_runs": 2, "pictured_clips": 2, "calibration_clips": 8},
-}
-STUDENTS = {
-    "small": {"architecture": "plain", "parameters": 2500, "method": "iusp", "seeds": [0, 1]},
-    "other": {"architecture": "cnn_lstm", "parameters": 2500, "method": "sp+kd", "seeds": [0]},
-}
-
-STEPS = [
-    ("dataset",),
-    ("features",),
-    ("teacher",),
-    ("student", "small"),
-    ("student", "other"),
-    ("evaluation",),
-    ("registration",),
-]
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return base | {
-        key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in changes.items()
-    }
-
-
-class Project:
-    """A copy of the project with small settings, in which commands are run as a user runs them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        if folder.exists():
-            return
-        folder.mkdir()
-        for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-            shutil.copy(ROOT / name, folder)
-        for name in ("iusp", "components", "pipelines"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / ".dvc").mkdir()
-        for name in ("config", ".gitignore"):
-            shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
-        (folder / "recordings").mkdir()
-        for name in (".gitignore", "README.md"):
-            shutil.copy(ROOT / "recordings" / name, folder / "recordings")
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        self.write_params(merged(params, SMALL) | {"students": STUDENTS})
-
-    def params(self) -> dict[str, Any]:
-        return yaml.safe_load((self.folder / "params.yaml").read_text())
-
-    def write_params(self, params: dict[str, Any]) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-
-    def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
-        # The copy's own iusp is imported, so that a test may edit a module.
-        env = environment() | {"PYTHONPATH": str(self.folder)} | extra
-        if command[0] == "iusp":
-            done = forked.run(command, self.folder, env)
-        else:
-            done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def commit(self) -> None:
-        self.run("git", "init", "--quiet")
-        self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--message", "begin")
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +54,7 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_servers.P
     """A proxy in front of that server, which boto3 is told instead."""
     with s3_servers.proxying(server) as proxy:
         s3_servers.use(monkeypatch, proxy.address)
-        monkeypatch.setattr("iusp.storage.PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("iusp.io.s3.PAUSE_SECONDS", 0.01)
         yield proxy
 
 

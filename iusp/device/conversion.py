@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnx import compose
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from iusp.config import Features
+from iusp.config.features import Features
 from iusp.device.front_end import IR_VERSION, OPSET, front_end
 from iusp.device.runtime import open_session
 from iusp.errors import InputError
-from iusp.files import atomic
-from iusp.log_mel import frame_count
+from iusp.features.log_mel import frame_count
+from iusp.io.files import atomic
 from iusp.models.layers import Probabilities, Tagger
 
 NETS = ("net_float32.onnx", "net_int8.onnx")

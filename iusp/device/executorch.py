@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from iusp import models
-from iusp.config import Features
+from iusp.config.features import Features
 from iusp.device.front_end import FrontEnd
 from iusp.device.runtime import DESCRIPTION
 from iusp.errors import InputError
-from iusp.files import atomic, read_json, sha256, write_json
-from iusp.log_mel import clip_length, log_mel
+from iusp.features.log_mel import clip_length, log_mel
+from iusp.io.files import atomic, read_json, sha256, write_json
 from iusp.models.layers import Probabilities
 
 NET, WHOLE = "net.pte", "float32.pte"

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from iusp.config import Features
-from iusp.log_mel import clip_length, frame_count, mel_weights
+from iusp.config.features import Features
+from iusp.features.log_mel import clip_length, frame_count, mel_weights
 
 OPSET, IR_VERSION = 20, 9  # what a device's ONNX Runtime must know: 1.17 (2024) does
 
@@ -29,8 +29,8 @@ OPSET, IR_VERSION = 20, 9  # what a device's ONNX Runtime must know: 1.17 (2024)
 def front_end(config: Features) -> onnx.ModelProto:
     """Return a graph from `waveform` (B, samples) at the front-end's rate to `log_mel` (B, T, M), both float32.
 
-    It equals `iusp.log_mel.log_mel` up to rounding. It is fast where window and hop length have a large common divisor;
-    without one it is a whole DFT.
+    It equals `iusp.features.log_mel.log_mel` up to rounding. It is fast where window and hop length have a large common
+    divisor; without one it is a whole DFT.
     """
     size, hop, count = config.window_length, config.hop_length, frame_count(config)
     inner = _inner(size, hop)

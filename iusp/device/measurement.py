@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iusp.audio import BadAudio
-from iusp.config import Features
-from iusp.cost import milliseconds
+from iusp.config.features import Features
+from iusp.data.audio import BadAudio
 from iusp.device.conversion import NETS, WHOLE
 from iusp.device.resampling import waveform
 from iusp.device.runtime import open_session
 from iusp.errors import InputError
-from iusp.log_mel import clip_length, log_mel
+from iusp.evaluation.cost import milliseconds
+from iusp.features.log_mel import clip_length, log_mel
 from iusp.models.layers import Tagger
 
 TORCH = "torch"

@@ -9,9 +9,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
 
-from iusp.config import Features
+from iusp.config.features import Features
 from iusp.device.runtime import DESCRIPTION
-from iusp.files import atomic, sha256, write_json
+from iusp.io.files import atomic, sha256, write_json
 
 APACHE = "Apache-2.0"
 
@@ -58,7 +58,7 @@ def write_package(
         thresholds: of the tags.
         features: settings of the front-end.
         license_name: of the weights, as an SPDX expression.
-        facts: what the model card says; `iusp/templates/model_card.md` names them.
+        facts: what the model card says; `iusp/device/model_card.md` names them.
     """
     text = f"SPDX-License-Identifier: {license_name}\n"
     if license_name == APACHE:
@@ -66,7 +66,7 @@ def write_package(
     with atomic(folder / "LICENSE") as temporary:
         temporary.write_text(text, encoding="utf-8")
     environment = Environment(
-        loader=PackageLoader("iusp"),
+        loader=PackageLoader("iusp.device", ""),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from iusp.audio import streamed
+from iusp.data.audio import streamed
 
 REACH, KAISER = 128, 5  # of the filter that halves a rate: flat up to 0.99 of half the new one, then 54 dB down
 Samples = NDArray[np.float32]
@@ -21,7 +21,7 @@ def waveform(path: Path, sample_rate: int) -> Iterator[Samples]:
     usual filter begins to damp at nine tenths of it; so soxr gives twice the rate, and a steeper filter halves that.
 
     Raises:
-        iusp.audio.BadAudio: it cannot be decoded.
+        iusp.data.audio.BadAudio: it cannot be decoded.
     """
     with streamed(path) as (rate, blocks):
         yield from resampled(blocks, rate, sample_rate)

@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
-from iusp.audio import BadAudio, check_samples
+from iusp.data.audio import BadAudio, check_samples
 from iusp.device.resampling import resampled, waveform
 from iusp.errors import InputError
-from iusp.files import sha256
+from iusp.io.files import sha256
 
 DESCRIPTION = "device.json"
 
@@ -77,7 +77,7 @@ class DeviceModel:
 
         Raises:
             InputError: window and hop do not fit.
-            iusp.audio.BadAudio: the file cannot be decoded, or the array is no such recording.
+            iusp.data.audio.BadAudio: the file cannot be decoded, or the array is no such recording.
         """
         longest = self.samples / self.sample_rate
         window = longest if window is None else window
@@ -108,7 +108,7 @@ class DeviceModel:
         """Compare probabilities (K,) of what lies between two samples with the thresholds.
 
         Raises:
-            iusp.audio.BadAudio: one is not a number, because what the network was given is too large.
+            iusp.data.audio.BadAudio: one is not a number, because what the network was given is too large.
         """
         if not np.isfinite(probabilities).all():
             raise BadAudio("its values are so large that the network gives no probabilities")

@@ -17,7 +17,7 @@ from iusp.distillation.non_target import non_target_loss
 from iusp.distillation.skill import skill_loss
 from iusp.distillation.sp import sp_loss
 from iusp.distillation.vic import vic_loss
-from iusp.maps import frames, pooled
+from iusp.models.maps import frames, pooled
 
 
 @dataclass(frozen=True)

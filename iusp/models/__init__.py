@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 
-from iusp.config import Architecture, Share, TagSet
+from iusp.config.base import Architecture, Share, TagSet
 from iusp.errors import InputError
-from iusp.files import atomic, read_json, write_json
+from iusp.io.files import atomic, read_json, write_json
 from iusp.models.cnn_lstm import CnnLstm
 from iusp.models.layers import Tagger
 from iusp.models.mobilenetv2 import MobileNetV2

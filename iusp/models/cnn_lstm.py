@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from iusp.maps import frames
 from iusp.models.layers import Tagger
+from iusp.models.maps import frames
 
 
 class CnnLstm(Tagger):

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from iusp.maps import pooled
+from iusp.models.maps import pooled
 
 
 class Tagger(nn.Module, ABC):

@@ -17,13 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from joblib import cpu_count
 
-from iusp import audio, embedded, files
-from iusp.config import Dataset
+from iusp.config.dataset import Dataset
+from iusp.data import audio
+from iusp.data.labels import PLACE_AND_TIME, SPLITS, derive_labels, read_annotations
+from iusp.data.taxonomy import read_taxonomy
 from iusp.errors import InputError
-from iusp.labels import PLACE_AND_TIME, SPLITS, derive_labels, read_annotations
-from iusp.parallel import in_order, worker_pool
+from iusp.io import files
+from iusp.io.processes import in_order, worker_pool
 from iusp.progress import Progress
-from iusp.taxonomy import read_taxonomy
+from iusp.sources import embedded
 
 ANNOTATIONS = "annotations.csv"
 TAXONOMIES = ("dcase-ust-taxonomy.yaml", "taxonomy.yaml")
@@ -113,7 +115,7 @@ def run(
     """
     folder = _folder(config)
     if folder and config.source == "sonyc-ust":
-        from iusp.sonyc_ust import keep
+        from iusp.sources.sonyc_ust import keep
 
         keep(config.sonyc_ust, progress, recordings)
     remote = None if folder else _remote(config)
@@ -182,15 +184,15 @@ def _folder(config: Dataset) -> Path | None:
 def _remote(config: Dataset) -> Remote | None:
     # boto3 and requests take their time to be imported.
     if config.source == "s3" and config.s3:
-        from iusp.storage import connect, list_folder
+        from iusp.io.s3 import connect, list_folder
 
         return list_folder(connect(config.s3), config.s3, _is_part, "annotations CSV, taxonomy YAML or audio")
     if config.source == "dvc" and config.dvc:
-        from iusp.repository import open_version
+        from iusp.sources.dvc_repository import open_version
 
         return open_version(config.dvc.url, config.dvc.revision, config.dvc.path, _is_part)
     if config.source == "sonyc-ust":
-        from iusp.sonyc_ust import open_record
+        from iusp.sources.sonyc_ust import open_record
 
         return open_record(config.sonyc_ust)
     return None
@@ -373,7 +375,7 @@ def _take(config: Dataset, folder: Path, target: Path, clip: Clip) -> tuple[Any,
 
 
 def _the_source(clip: Clip, folder: Path) -> Path:
-    if not audio.is_file_name(clip.name):
+    if not files.is_file_name(clip.name):
         raise audio.BadAudio(NO_NAME)
     if not clip.sources:
         raise audio.BadAudio(NO_FILE)

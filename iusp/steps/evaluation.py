@@ -13,29 +13,29 @@ import torch
 from numpy.typing import NDArray
 
 from iusp import models
-from iusp.config import Evaluation
-from iusp.cost import multiply_accumulates
+from iusp.artifacts.records import best_student, read_record
+from iusp.config.evaluation import Evaluation
+from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.device.conversion import NETS, WHOLE, write_onnx
 from iusp.device.measurement import RUNTIMES, TORCH, latency, net_scores, whole_scores
 from iusp.device.package import best_thresholds, write_package
 from iusp.distillation.similarity import gram, row_normalised
 from iusp.errors import InputError
-from iusp.export import export
-from iusp.features import FeatureSet, labelled_clips, read_features, read_table
-from iusp.files import atomic, code_digest, digest, sha256, work_folder, write_json
-from iusp.log_mel import clip_length, frame_count
-from iusp.maps import frames
-from iusp.metrics import Level, bootstrap, curves, interval, score, score_table
+from iusp.evaluation.cost import multiply_accumulates
+from iusp.evaluation.metrics import Level, bootstrap, curves, interval, score, score_table
+from iusp.evaluation.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
+from iusp.evaluation.predictions import write_predictions
+from iusp.evaluation.report import write_comparison, write_report
+from iusp.evaluation.scoring import truth_table
+from iusp.evaluation.slices import SLICED, slice_scores
+from iusp.features.log_mel import clip_length, frame_count
+from iusp.features.packed import FeatureSet, labelled_clips, read_features, read_table
+from iusp.io.files import atomic, code_digest, digest, sha256, work_folder, write_json
 from iusp.models.layers import Tagger
-from iusp.plots import draw_comparison, draw_frame_similarities, draw_precision_recall, draw_training
-from iusp.predictions import write_predictions
+from iusp.models.maps import frames
 from iusp.progress import Progress
-from iusp.records import best_student, read_record
-from iusp.report import write_comparison, write_report
-from iusp.scoring import truth_table
-from iusp.slices import SLICED, slice_scores
-from iusp.taxonomy import Taxonomy, read_taxonomy
-from iusp.training import predict
+from iusp.registry.export import export
+from iusp.training.loop import predict
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import torch
 from joblib import cpu_count
 from numpy.typing import NDArray
 
-from iusp.audio import read
-from iusp.config import Features
+from iusp.config.features import Features
+from iusp.data.audio import read
+from iusp.data.labels import SPLITS
 from iusp.errors import InputError
-from iusp.features import features_digest, open_packed, read_table, write_header
-from iusp.files import Hashed, atomic, code_digest, digest, sha256, work_folder, write_json
-from iusp.labels import SPLITS
-from iusp.log_mel import frame_count, log_mel
-from iusp.memory import keep_memory
-from iusp.parallel import in_order, worker_pool
+from iusp.features.log_mel import frame_count, log_mel
+from iusp.features.packed import features_digest, open_packed, read_table, write_header
+from iusp.io.files import Hashed, atomic, code_digest, digest, sha256, work_folder, write_json
+from iusp.io.memory import keep_memory
+from iusp.io.processes import in_order, worker_pool
 from iusp.progress import Progress
 
 

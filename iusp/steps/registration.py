@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from iusp.config import Settings
+from iusp.artifacts.records import Digested, best_student, read_metrics, read_record
+from iusp.config.params import Settings
 from iusp.errors import InputError
-from iusp.files import read_json, write_json
-from iusp.promotion import promote_challenger
-from iusp.records import Digested, best_student, read_metrics, read_record
-from iusp.registry import EVALUATION, Registry, register, set_challenger
-from iusp.tracking import Tracker, readable_errors
+from iusp.io.files import read_json, write_json
+from iusp.registry.promotion import promote_challenger
+from iusp.registry.tracking import Tracker, readable_errors
+from iusp.registry.versions import EVALUATION, Registry, register, set_challenger
 
 
 def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> dict[str, Any]:

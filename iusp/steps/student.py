@@ -14,14 +14,14 @@ from joblib import cpu_count
 from torch import Tensor
 
 from iusp import models
-from iusp.config import Student, StudentTraining
+from iusp.artifacts.records import Row
+from iusp.config.students import Student, StudentTraining
 from iusp.distillation.losses import Distillation, Subject
 from iusp.distillation.skill import cluster_layers
-from iusp.files import code_digest, digest, sha256, work_folder
-from iusp.knowledge import Knowledge, ask, read_knowledge
-from iusp.parallel import worker_pool
-from iusp.records import Row
-from iusp.training import (
+from iusp.io.files import code_digest, digest, sha256, work_folder
+from iusp.io.processes import worker_pool
+from iusp.training.knowledge import Knowledge, ask, read_knowledge
+from iusp.training.loop import (
     Batch,
     TrainingData,
     batches,

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from iusp import distributed
-from iusp.augmentation import draw_view
-from iusp.config import Augmentations, Teacher
-from iusp.files import code_digest, digest, sha256, work_folder
-from iusp.knowledge import write_knowledge
+from iusp.artifacts.records import Row
+from iusp.config.augmentation import Augmentations
+from iusp.config.teacher import Teacher
+from iusp.features.augmentation import draw_view
+from iusp.io.files import code_digest, digest, sha256, work_folder
 from iusp.progress import Progress
-from iusp.records import Row
-from iusp.training import (
+from iusp.training import distributed
+from iusp.training.knowledge import write_knowledge
+from iusp.training.loop import (
     Batch,
     batches,
     check_layers,

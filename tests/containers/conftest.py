@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from docker_engine import Engine, build, docker_engine
+
+from tests.support.docker_engine import Engine, build, docker_engine
 
 LABELS = ("--build-arg=VERSION=1.2.3", "--build-arg=REVISION=0123abc")
 

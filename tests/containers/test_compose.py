@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from docker_engine import ROOT, Engine, build_stand_ins
-from promotion_race import race_twice
+
+from tests.support.docker_engine import ROOT, Engine, build_stand_ins
+from tests.support.promotion_race import race_twice
 
 pytestmark = pytest.mark.containers
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_engine import PLANTED, ROOT, Engine, build
+
+from tests.support.docker_engine import PLANTED, ROOT, Engine, build
 
 pytestmark = pytest.mark.containers
 
@@ -71,7 +72,7 @@ from pathlib import Path
 package = Path(iusp.__file__).parent
 assert sys.prefix != sys.base_prefix, "no environment of its own"
 assert package.is_relative_to(sys.prefix), package
-assert (package / "taxonomy.yaml").exists() and (package / "templates/report.html").exists()
+assert (package / "data/taxonomy.yaml").exists() and (package / "evaluation/report.html").exists()
 for source in package.rglob("*.py"):
     (compiled,) = source.parent.glob(f"__pycache__/{source.stem}.*.pyc")
     assert int.from_bytes(compiled.read_bytes()[8:12], "little") == int(source.stat().st_mtime), f"{source} is stale"

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import STUDENTS, Project
-from docker_engine import Engine
 from mlflow import MlflowClient
+
+from tests.support.docker_engine import Engine
+from tests.support.project import STUDENTS, Project
 
 pytestmark = pytest.mark.containers
 

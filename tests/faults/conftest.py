@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
 from filelock import FileLock
 
-from faults.workspace import existing, run_undisturbed
+from tests.support.project import Project, Tried
+from tests.support.workspace import existing, run_undisturbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = "| what was tried | times | what came of it | lost |\n|---|--:|---|--:|\n"
 START, END = "<!-- table -->\n", "<!-- /table -->"
-
-Tried = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Project, environment, merged
 from safetensors.torch import load, save
 
-from faults.conftest import Tried
-from faults.damage import called, is_one_line, mutated
-from iusp.files import sha256
+from iusp.io.files import sha256
+from tests.support.damage import called, is_one_line, mutated
+from tests.support.project import Project, Tried, environment, merged
 
 Damaged = Iterator[tuple[str, bytes | None]]
 Make = Callable[[bytes], Damaged]
@@ -206,7 +205,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("MLFLOW_TRACKING_URI", *(name for name in os.environ if name.startswith("IUSP_"))):
             patch.delenv(name, raising=False)
         patch.chdir(project.folder)
-        patch.setattr("iusp.parallel.ProcessPoolExecutor", Threads)
+        patch.setattr("iusp.io.processes.ProcessPoolExecutor", Threads)
         for step in (("dataset",), ("features",), ("teacher",), STUDENT, ("evaluation",), ("registration",)):
             done = called(*step)
             assert done.exit_code == 0, done.output

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 import soundfile
 import yaml
-from conftest import ROOT, SMALL, environment, merged
 
-from faults.conftest import Tried
-from faults.damage import HANG, mutated
-from iusp.taxonomy import read_taxonomy
+from iusp.data.taxonomy import read_taxonomy
+from tests.support.damage import HANG, mutated
+from tests.support.project import ROOT, SMALL, Tried, environment, merged
 
 RATE = 8000
 RANDOM = random.Random(0)
@@ -224,7 +223,7 @@ def test_damaged_audio(tmp_path: Path, tried: Tried) -> None:
     folder = tmp_path / "recordings"
     audio = folder / "audio"
     audio.mkdir(parents=True)
-    shutil.copy(ROOT / "iusp/taxonomy.yaml", folder)
+    shutil.copy(ROOT / "iusp/data/taxonomy.yaml", folder)
     rows = []
     for split, count in GOOD.items():
         for clip in range(count):

@@ -8,13 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from conftest import ROOT
 
-from faults.conftest import Tried
-from faults.damage import apart, called, refusal
-from iusp.config import Config, load
+from iusp.config.params import Config, load
 from iusp.errors import InputError
-from iusp.files import parse_yaml
+from iusp.io.files import parse_yaml
+from tests.support.damage import apart, called, refusal
+from tests.support.project import ROOT, Tried
 
 TEXT = (ROOT / "params.yaml").read_text()
 SCHEMA = Config.model_json_schema()
@@ -81,7 +80,7 @@ def test_every_key_spoilt_in_every_way(tmp_path: Path, monkeypatch: pytest.Monke
     params = tmp_path / "params.yaml"
     params.touch()
     spoilt: list[Any] = [document]
-    monkeypatch.setattr("iusp.config.parse_yaml", lambda text: spoilt[0])
+    monkeypatch.setattr("iusp.config.params.parse_yaml", lambda text: spoilt[0])
     load(params)
     validator = jsonschema.Draft202012Validator(SCHEMA)
     refused = 0

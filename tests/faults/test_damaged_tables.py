@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
 
-from faults.conftest import Tried
-from faults.damage import called, mutated, refusal
-from iusp.taxonomy import read_taxonomy
+from iusp.data.taxonomy import read_taxonomy
+from tests.support.damage import called, mutated, refusal
+from tests.support.project import ROOT, Tried
 
-TAXONOMY = (ROOT / "iusp/taxonomy.yaml").read_text()
-TAGS = read_taxonomy(ROOT / "iusp/taxonomy.yaml")
+TAXONOMY = (ROOT / "iusp/data/taxonomy.yaml").read_text()
+TAGS = read_taxonomy(ROOT / "iusp/data/taxonomy.yaml")
 ALL_TAGS = [*TAGS.coarse_tags, *TAGS.all_fine_tags]
 MUTATIONS = 60
 BIG = 10_000_000  # letters in one cell

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import zenodo
-from conftest import Project, merged
-from test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 
-from faults.conftest import Tried
-from faults.workspace import COMMANDS, OUTPUTS, contents, copied, registered
+from tests.sources.test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
+from tests.support import zenodo
+from tests.support.project import Project, Tried, merged
+from tests.support.workspace import COMMANDS, OUTPUTS, contents, copied, registered
 
 SIZES = 2
 PAGE_BYTES = 4096  # of which a file takes a multiple
@@ -88,7 +87,7 @@ def test_a_disk_that_gets_full_amid_sonyc_ust_is_one_line_and_it_goes_on_when_th
         project = Project(tmp_path / name)
         changes = {"source": "sonyc-ust", "sonyc_ust": {"mirror": str(mirror)}}
         project.write_params(merged(project.params(), {"dataset": changes}))
-        module = project.folder / "iusp/sonyc_ust.py"
+        module = project.folder / "iusp/sources/sonyc_ust.py"
         module.write_text(module.read_text().replace("if needed > free:", "if False:"))
         return project
 

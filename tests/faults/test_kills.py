@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Project
 
-from faults.conftest import Tried
-from faults.workspace import (
+from iusp.io.files import atomic, work_folder
+from tests.support.project import Project, Tried
+from tests.support.workspace import (
     COMMANDS,
     OUTPUTS,
     await_work,
@@ -23,7 +23,6 @@ from faults.workspace import (
     registered,
     start,
 )
-from iusp.files import atomic, work_folder
 
 ROUNDS, KILLS = 2, 3
 

@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3_servers
 import yaml
 from click.testing import CliRunner, Result
-from conftest import ROOT, SMALL, merged
 from mlflow import MlflowClient
-from s3_servers import Fault, Proxy
-from test_promotion import GOOD, evaluated
 
-from faults.conftest import Tried
-from faults.mlflow_server import Server, forking
-from iusp.cli import main
-from iusp.files import sha256
+from iusp.cli.main import main
+from iusp.io.files import sha256
+from tests.registry.test_promotion import GOOD, evaluated
+from tests.support import s3_servers
+from tests.support.mlflow_server import Server, forking
+from tests.support.project import ROOT, SMALL, Tried, merged
+from tests.support.s3_servers import Fault, Proxy
 
 KILLS = 14
 RECORD = "epoch,learning_rate,loss_labels,validate_micro_auprc\n"

@@ -7,12 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Project, merged
-from local_servers import mlflow_server
 from mlflow import MlflowClient
 
-from faults.conftest import Tried
-from faults.workspace import (
+from iusp.registry.versions import register
+from tests.support.local_servers import mlflow_server
+from tests.support.project import Project, Tried, merged
+from tests.support.workspace import (
     COMMANDS,
     OUTPUTS,
     await_work,
@@ -22,7 +22,6 @@ from faults.workspace import (
     registered,
     start,
 )
-from iusp.registry import register
 
 RUNS, THREADS = 3, 8
 

@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3_servers
-import zenodo
 from botocore.retries.standard import ExponentialBackoff
 from mlflow import MlflowClient
-from s3_servers import BUCKET, KEY, SECRET, Fault, Proxy
-from test_dataset import tree
-from test_release import MODEL, bucket, content, device_folder, put
-from test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 
-from faults.conftest import Tried
-from iusp import download, release, sonyc_ust, storage
-from iusp.config import SonycUst
-from iusp.console import readable_failures
+from iusp.cli.console import readable_failures
+from iusp.config.dataset import SonycUst
+from iusp.device import release
+from iusp.io import download
+from iusp.io import s3 as storage
 from iusp.progress import silent
-from iusp.registry import fetch_artifacts, register
+from iusp.registry.versions import fetch_artifacts, register
+from iusp.sources import sonyc_ust
+from tests.device.test_release import MODEL, bucket, content, device_folder, put
+from tests.sources.test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
+from tests.steps.test_dataset import tree
+from tests.support import s3_servers, zenodo
+from tests.support.project import Tried
+from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy
 
 MANY = 24  # seeded runs in which anything may fail
 

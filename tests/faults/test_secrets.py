@@ -16,19 +16,18 @@ from urllib.parse import quote, quote_plus
 
 import pandas as pd
 import pytest
-import s3_servers
 from click.testing import CliRunner
-from conftest import Project, environment
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from local_servers import free_port
 from mlflow import MlflowClient
-from s3_servers import BUCKET, SECRET
 
-from faults.conftest import Tried
-from faults.mlflow_server import Server, forking
-from iusp.cli import main
-from iusp.files import write_json
+from iusp.cli.main import main
+from iusp.io.files import write_json
+from tests.support import s3_servers
+from tests.support.local_servers import free_port
+from tests.support.mlflow_server import Server, forking
+from tests.support.project import Project, Tried, environment
+from tests.support.s3_servers import BUCKET, SECRET
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": SECRET,  # which rclone asks for
@@ -252,8 +251,8 @@ def test_what_fails_tells_no_secret(place: Place, monkeypatch: pytest.MonkeyPatc
     ]
     for name, value in (place.env | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "AWS_MAX_ATTEMPTS": "1"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("iusp.storage.REQUESTS", 1)
-    monkeypatch.setattr("iusp.download.FAILURES", 1)
+    monkeypatch.setattr("iusp.io.s3.REQUESTS", 1)
+    monkeypatch.setattr("iusp.io.download.FAILURES", 1)
     before = (place.project.folder / "params.yaml").read_text()
     for env, command, changes in failing:
         with pytest.MonkeyPatch.context() as patch:

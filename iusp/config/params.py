@@ -1,0 +1,110 @@
+"""The whole of params.yaml: read, checked, with every wrong key named."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from iusp.config.augmentation import Augmentations
+from iusp.config.base import NAME, Section, _problems
+from iusp.config.dataset import Dataset
+from iusp.config.evaluation import Evaluation
+from iusp.config.features import Features
+from iusp.config.kubeflow import Kubeflow
+from iusp.config.registration import Registration
+from iusp.config.students import Student, StudentTraining
+from iusp.config.teacher import Teacher
+from iusp.errors import InputError
+from iusp.io.files import parse_yaml
+
+
+class Settings(Section):
+    """All of `params.yaml` that shapes a result."""
+
+    dataset: Dataset
+    """The recordings."""
+    features: Features
+    """The front-end."""
+    augmentation: Augmentations
+    """Of training clips."""
+    teacher: Teacher
+    """The large network."""
+    student: StudentTraining
+    """What all students share."""
+    students: Annotated[dict[str, Student], Field(min_length=1)]
+    """The small networks, by name."""
+    evaluation: Evaluation
+    """The judgement."""
+    registration: Registration
+    """The registry."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that shapes a result, as `params.yaml` has it."""
+        return self.model_dump(mode="json", by_alias=True, include=set(Settings.model_fields))
+
+    @model_validator(mode="after")
+    def _names(self) -> "Settings":
+        for name in self.students:
+            if not NAME.fullmatch(name) or name == "teacher":
+                raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _, not teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _known(self) -> "Settings":
+        for name, student in self.students.items():
+            if missing := set(student.knowledge_names(self.student.layers)) - set(self.teacher.knowledge_names):
+                kind, _, layer = min(missing).partition("-")
+                raise ValueError(
+                    f"students.{name}: {student.method} needs the teacher's {kind}{layer and ' of layer '}{layer}; "
+                    f"add it to teacher.knowledge{layer and ' and teacher.layers'}"
+                )
+            if "consistency" in student.terms and self.teacher.tags != "both":
+                raise ValueError(f"students.{name}: consistency needs coarse and fine tags; set teacher.tags: both")
+        return self
+
+
+class Config(Settings):
+    """The whole of `params.yaml`."""
+
+    kubeflow: Kubeflow
+    """The cluster."""
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
+    """Read and check a `params.yaml`.
+
+    Args:
+        path: the file.
+        changes: `key.of.it=value` (YAML) to be used instead of what it says.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a key is unknown, missing or ill-typed; every such key is
+            named by its path.
+    """
+    try:
+        document = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; run in the project's folder or give --params FILE") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not YAML ({error})") from None
+    for change in changes:
+        _change(document, change)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_problems(error)} (iusp config --schema tells what is allowed)") from None
+
+
+def _change(document: Any, change: str) -> None:
+    """Set one key of a document in place."""
+    key, equals, value = change.partition("=")
+    *parents, last = key.split(".")
+    try:
+        for parent in parents:
+            document = document[parent]
+        document[last] = parse_yaml(value)
+    except (KeyError, TypeError, ValueError):
+        equals = ""
+    if not equals:
+        raise InputError(f"{change}: not KEY=VALUE of a key that there is, such as teacher.training.epochs=30")

@@ -1,0 +1,262 @@
+"""SONYC-UST's annotations, and the labels that follow from them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from iusp.data.taxonomy import Taxonomy
+from iusp.errors import InputError
+
+SPLITS = ("train", "validate", "test")
+PRESENCE = "_presence"
+# Where and when SONYC-UST's clips were recorded, since its second version.
+PLACE_AND_TIME = ("borough", "block", "latitude", "longitude", "year", "week", "day", "hour")
+# A row that claims every label of the file is a slip of the mouse; with fewer labels than SONYC-UST's coarse ones it
+# may well be true.
+JUNK_LABELS = 8
+HEADER_BYTES = 2**16  # a longer first line is no header
+ROWS = 10_000  # of text at a time
+
+Coarse = Literal["from-fine", "as-published"]
+
+
+def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
+    """Read and check an annotations CSV in SONYC-UST's format.
+
+    Needed are the columns `split` and `audio_filename`, and the `_presence` columns of all coarse or of all fine tags.
+    Without `annotator_id` every row is the agreed truth (annotator 0). Rows that claim every label are dropped, and so
+    are those that say again what an annotator (SONYC's members apart) has said of a clip.
+
+    Returns:
+        One row per annotation in the file's order: split, sensor_id (text, empty where unknown), audio_filename,
+        annotator_id (int64), those of `PLACE_AND_TIME` that the file has (text, as it is), and `<tag>_presence` (int8;
+        1, 0, or -1 for not looked at) of the tags that the file has. `attrs["junk_rows"]` and `attrs["duplicate_rows"]`
+        list the clip and annotator of every dropped row, as text.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, unknown or repeated, a value is not allowed, a clip
+            is in two splits, or an annotator (SONYC's members apart) has two rows for a clip that differ.
+    """
+    annotations = pd.concat([_parsed(path, table, taxonomy) for table in _read_csv(path)])
+    duplicate = _duplicates(annotations)
+    _check_rows(path, annotations, duplicate)
+    presences = annotations.filter(like=PRESENCE)
+    junk = (presences == 1).all(axis=1) & (presences.shape[1] >= JUNK_LABELS) & ~duplicate
+    result = annotations[~(junk | duplicate)].reset_index(drop=True)
+    for name, dropped in (("junk_rows", junk), ("duplicate_rows", duplicate)):
+        rows = annotations.loc[dropped, ["audio_filename", "annotator_id"]].to_numpy()
+        result.attrs[name] = [f"{clip} (annotator {annotator})" for clip, annotator in rows]
+    return result
+
+
+def derive_truth(annotations: pd.DataFrame, taxonomy: Taxonomy, split: str, coarse: Coarse) -> pd.DataFrame:
+    """Return the agreed truth (annotator 0) of a split.
+
+    Args:
+        annotations: as `read_annotations` returns them.
+        taxonomy: its tags.
+        split: whose clips to return.
+        coarse: `from-fine`: a coarse tag holds if any of its fine tags does, `X` included; `as-published`: the CSV's
+            own coarse columns.
+
+    Returns:
+        One row per clip, indexed and sorted by `audio_filename`; a bool column per coarse, then per fine tag.
+
+    Raises:
+        InputError: the columns that `coarse` needs are missing.
+    """
+    rows = annotations[(annotations["split"] == split) & (annotations["annotator_id"] == 0)]
+    truth = _presences(rows, taxonomy, coarse) == 1
+    return truth.set_index(rows["audio_filename"]).sort_index()
+
+
+def derive_labels(
+    annotations: pd.DataFrame, taxonomy: Taxonomy, train_rule: Literal["any", "majority", "mean"], coarse: Coarse
+) -> pd.DataFrame:
+    """Combine the annotations of every clip into targets.
+
+    A training clip is labelled by its volunteers (annotator > 0), or by annotator 0 where it has none; a clip of the
+    other splits by annotator 0. Clips without such a row are left out. SONYC's members (annotator < 0) are not used:
+    each of them looked at one coarse group.
+
+    Args:
+        annotations: as `read_annotations` returns them.
+        taxonomy: its tags.
+        train_rule: a tag's target is whether `any` or the `majority` (more than half) of the annotators who looked for
+            it chose it, or the `mean` of their choices. It is 0 where nobody looked.
+        coarse: as in `derive_truth`; applied to every annotation before they are combined.
+
+    Returns:
+        One row per clip, sorted by split and name: audio_filename, split, then a float32 target in [0, 1] per coarse
+        and per fine tag.
+
+    Raises:
+        InputError: the columns that `coarse` needs are missing.
+    """
+    train = annotations["split"] == "train"
+    volunteer = train & (annotations["annotator_id"] > 0)
+    by_volunteers = annotations["audio_filename"].isin(annotations.loc[volunteer, "audio_filename"])
+    used = annotations[volunteer | ((annotations["annotator_id"] == 0) & ~by_volunteers)]
+    sorting = ["split", "audio_filename"]
+    clips = used[sorting]
+    number = clips.groupby(sorting).ngroup()
+
+    def target(presence: "pd.Series[Any]") -> "pd.Series[Any]":
+        # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
+        shares = presence.astype("float32").where(presence >= 0).groupby(number).mean().fillna(0)
+        rules: dict[str, Any] = {"any": shares > 0, "majority": shares > 0.5, "mean": shares}
+        return pd.Series(rules[train_rule], dtype="float32")
+
+    clips = clips.drop_duplicates().sort_values(sorting, ignore_index=True)
+    # One tag after the other: all of them at once take a kilobyte a clip.
+    presences = _presences(used, taxonomy, coarse)
+    targets = pd.DataFrame({tag: target(presences[tag]) for tag in presences.columns})
+    return clips[["audio_filename", "split"]].join(targets)
+
+
+def training_targets(
+    labels: pd.DataFrame, taxonomy: Taxonomy, tags: Literal["coarse", "fine", "both"]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], list[str]]:
+    """Return what a network is trained to predict.
+
+    Args:
+        labels: N rows as `derive_labels` returns them.
+        taxonomy: its tags.
+        tags: which tags to predict; the fine ones are the complete ones, without `X`.
+
+    Returns:
+        targets float32 (N, K) in [0, 1]; mask bool (N, K), False where a target is unknowable because `X` (of
+        uncertain kind) is annotated in its category; the K tags, coarse before fine.
+
+    Raises:
+        InputError: the labels lack a needed tag.
+    """
+    fine, coarse = tags != "coarse", tags != "fine"
+    names = [*(taxonomy.coarse_tags if coarse else ()), *(taxonomy.fine_tags if fine else ())]
+    uncertain = taxonomy.uncertain if fine else {}
+    if missing := [name for name in (*names, *uncertain.values()) if name not in labels]:
+        raise InputError(
+            f"the labels lack {_shortened(missing)}; choose teacher.tags by the columns of the annotations CSV"
+        )
+    mask = np.ones((len(labels), len(names)), dtype=np.bool_)
+    for category, tag in uncertain.items():
+        columns = [names.index(name) for name in taxonomy.fine[category]]
+        mask[:, columns] &= (labels[[tag]] == 0).to_numpy()
+    return labels[names].to_numpy(dtype=np.float32), mask, names
+
+
+def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
+    """Yield tables of a CSV's rows, as text; empty cells are empty strings. All of it as text takes kilobytes a row."""
+    try:
+        with path.open("rb") as stream:
+            if len(stream.readline(HEADER_BYTES)) == HEADER_BYTES:  # pandas takes kilobytes for each column
+                raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
+        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
+            for table in tables:
+                if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first cells for an index
+                    raise InputError(f"{path}: row 2 has more cells than the header; every row needs a cell per column")
+                if table.empty:
+                    raise InputError(f"{path}: has no annotations; each is a row below the header")
+                yield table
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable CSV ({reason}); it must be UTF-8 with commas") from None
+
+
+def _parsed(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
+    """Turn rows of text into annotations; the columns and each cell are checked."""
+    columns = [f"{tag}{PRESENCE}" for tag in _check_columns(path, table, taxonomy)]
+    annotators = table.get("annotator_id", pd.Series("0", table.index, name="annotator_id"))
+    return pd.DataFrame(
+        {
+            "split": table["split"],
+            "sensor_id": table.get("sensor_id", ""),
+            "audio_filename": table["audio_filename"],
+            "annotator_id": _whole_numbers(path, annotators, -(2**31), 2**31),
+            **{name: table[name] for name in PLACE_AND_TIME if name in table},
+            **{name: _whole_numbers(path, table[name], -1, 1).astype("int8") for name in columns},
+        }
+    )
+
+
+def _check_columns(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> list[str]:
+    """Return the tags that the table has columns of, coarse before fine."""
+    coarse, fine = taxonomy.coarse_tags, taxonomy.all_fine_tags
+    names = ["split", "sensor_id", "audio_filename", "annotator_id", *(f"{tag}{PRESENCE}" for tag in coarse + fine)]
+    if repeated := [name for name in names if f"{name}.1" in table]:  # so pandas renames them
+        raise InputError(f"{path}: column {_shortened(repeated)} is there twice; keep one")
+    if missing := [name for name in ("split", "audio_filename") if name not in table]:
+        raise InputError(f"{path}: lacks the column {_shortened(missing)}; the header must be SONYC-UST's")
+    if unknown := [name for name in table.columns.astype(str) if name.endswith(PRESENCE) and name not in names]:
+        raise InputError(
+            f"{path}: column {_shortened(unknown)} is no tag of the taxonomy; use the one it was made with"
+        )
+    lacking = [[f"{tag}{PRESENCE}" for tag in tags if f"{tag}{PRESENCE}" not in table] for tags in (coarse, fine)]
+    if all(lacking):
+        raise InputError(
+            f"{path}: lacks coarse columns ({_shortened(lacking[0])}) and fine ones ({_shortened(lacking[1])}); "
+            "all coarse or all fine ones must be there"
+        )
+    return [tag for tag in coarse + fine if f"{tag}{PRESENCE}" in table]
+
+
+def _whole_numbers(path: Path, column: "pd.Series[str]", low: int, high: int) -> "pd.Series[int]":
+    numbers = pd.to_numeric(column, errors="coerce")
+    allowed = numbers.between(low, high) & (numbers % 1 == 0)
+    _refuse(path, column, ~allowed, f"must be a whole number from {low} to {high}")
+    return numbers.astype("int64")
+
+
+def _duplicates(annotations: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell which rows are the same, in all that is used, as one of the same clip and annotator above."""
+    # Of the few that it can be; whole rows take memory.
+    twice = annotations.duplicated(["audio_filename", "annotator_id"], keep=False) & (annotations["annotator_id"] >= 0)
+    return annotations[twice].duplicated().reindex(annotations.index, fill_value=False)
+
+
+def _check_rows(path: Path, annotations: pd.DataFrame, duplicate: "pd.Series[bool]") -> None:
+    split, clip = annotations["split"], annotations["audio_filename"]
+    _refuse(path, split, ~split.isin(SPLITS), f"must be one of {', '.join(SPLITS)}")
+    _refuse(path, clip, clip == "", "must name the clip's audio file")
+    elsewhere = split != split.groupby(clip).transform("first")
+    _refuse(path, clip, elsewhere, "is in another split above; a clip may be in one split only")
+    # A member of SONYC has a row for every coarse group that they looked at.
+    repeated = annotations.duplicated(["audio_filename", "annotator_id"]) & (annotations["annotator_id"] >= 0)
+    contradicting = repeated & ~duplicate
+    _refuse(path, clip, contradicting, "has another row of the same annotator above; keep one of them")
+
+
+def _refuse(path: Path, column: "pd.Series[str]", wrong: "pd.Series[bool]", demand: str) -> None:
+    """Raise an InputError that names the first wrong cell; the header is row 1."""
+    if wrong.any():
+        first = int(wrong.to_numpy().argmax())
+        raise InputError(
+            f"{path}: row {int(column.index[first]) + 2}, column {column.name}: {column.iloc[first]!r} {demand} "
+            f"({wrong.sum()} such rows among {len(column):,})"
+        )
+
+
+def _presences(annotations: pd.DataFrame, taxonomy: Taxonomy, coarse: Coarse) -> pd.DataFrame:
+    """Return 1, 0 or -1 (int8) per annotation and tag that can be told, coarse before fine."""
+    found = annotations.filter(like=PRESENCE)
+    found.columns = found.columns.str.removesuffix(PRESENCE)
+    needed = taxonomy.all_fine_tags if coarse == "from-fine" else taxonomy.coarse_tags
+    if missing := [tag for tag in needed if tag not in found]:
+        kind, other = ("fine", "as-published") if coarse == "from-fine" else ("coarse", "from-fine")
+        raise InputError(
+            f"the annotations lack the {kind} columns {_shortened(missing)}, which coarse: {coarse} needs; "
+            f"choose coarse: {other} (dataset.coarse in params.yaml, --coarse of iusp score)"
+        )
+    if coarse == "from-fine":
+        for category, tag in taxonomy.coarse.items():
+            found[tag] = found[list(taxonomy.category_tags(category))].max(axis=1)
+    return found[[tag for tag in taxonomy.coarse_tags + taxonomy.all_fine_tags if tag in found]]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Join names; only the first three of many."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,31 @@
+"""The truth of a split as the array that the challenge's metric takes."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iusp.data.taxonomy import Taxonomy
+from iusp.errors import InputError
+from iusp.evaluation.metrics import Level, level_tags
+from iusp.features.packed import FeatureSet, split_labels
+
+
+def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxonomy, level: Level) -> NDArray[np.bool_]:
+    """Return the truth (N, tags) of a split's clips, row by row those of the features.
+
+    Args:
+        dataset: folder that the dataset step wrote.
+        features: the packed features.
+        split: `validate` or `test`.
+        taxonomy: of the data set.
+        level: whose tags.
+
+    Raises:
+        InputError: features and labels are not of the same clips, or the annotations lack the level's tags.
+    """
+    tags = list(level_tags(taxonomy, level))
+    labels = split_labels(dataset, features, split, tags)
+    if missing := set(tags) - set(labels):
+        raise InputError(f"{dataset / 'labels.parquet'}: has no {sorted(missing)[0]}; the {level} level needs it")
+    return labels[tags].to_numpy() > 0.5

@@ -1,0 +1,1 @@
+"""Log-mel spectra of the recordings: computed, packed, augmented; never a network."""

@@ -1,0 +1,402 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+import iusp
+from iusp.config.params import load
+from iusp.data.labels import derive_labels, read_annotations
+from iusp.data.taxonomy import read_taxonomy
+from iusp.errors import InputError
+from iusp.io import files
+from iusp.progress import silent
+from iusp.steps import dataset
+
+ROOT = Path(iusp.__file__).parent
+DEFAULTS = load(ROOT.parent / "params.yaml").dataset
+TAXONOMY = read_taxonomy(ROOT / "data/taxonomy.yaml")
+RATE = 8000
+COLUMNS = [f"{tag}_presence" for tag in TAXONOMY.coarse_tags + TAXONOMY.all_fine_tags]
+
+
+def config(path, **changes):
+    return DEFAULTS.model_copy(update={"source": "folder", "path": str(path)} | changes)
+
+
+def row(name, split="train", annotator=1, sensor=None, heard=(), everything=False):
+    presences = {column: int(everything or column.startswith(tuple(heard))) for column in COLUMNS}
+    sensor = split if sensor is None else sensor
+    return {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": annotator} | presences
+
+
+def make(folder, rows, audio=None):
+    """Write a data set: an audio file (relative path → samples and rate) for every clip, unless others are given."""
+    (folder / "audio").mkdir(parents=True)
+    shutil.copy(ROOT / "data/taxonomy.yaml", folder)
+    pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
+    paths = sorted({f"audio/{row['audio_filename']}" for row in rows}) if audio is None else audio
+    for seed, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        channels, rate = 1 + seed % 2, RATE * (1 + seed % 3)
+        soundfile.write(folder / path, 0.1 * rng.standard_normal((rate, channels)), rate)
+    return folder
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def reasons(path):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return dict(zip(table["audio_filename"], table["reason"], strict=True))
+
+
+NAMES = {"train": ["t1.wav", "t2.flac", "t3.ogg"], "validate": ["v1.wav", "v2.ogg"], "test": ["e1.flac"]}
+ROWS = [
+    *(row(name, annotator=annotator, heard=["1-1"]) for name in NAMES["train"] for annotator in (1, 2)),
+    *(row(name, split, 0, heard=["8-1", "2_"]) for split in ("validate", "test") for name in NAMES[split]),
+]
+
+
+def recordings(output):
+    return output.with_name(f"{output.name}-recordings")
+
+
+def ingest(settings, output, workers=1):
+    return dataset.run(settings, output, recordings(output), silent, workers)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("source") / "data", ROWS)
+
+
+@pytest.fixture(scope="module")
+def ingested(source, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output") / "dataset"
+    return output, ingest(config(source), output, workers=1)
+
+
+def test_audio_is_taken_over_as_it_came(source, ingested):
+    output, _ = ingested
+    assert tree(recordings(output)) == tree(source / "audio")
+    for name in ("annotations.csv", "taxonomy.yaml"):
+        assert (output / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_the_index_tells_what_the_clips_are(source, ingested):
+    index = pd.read_parquet(ingested[0] / "index.parquet")
+    order = [(split, name) for split in sorted(NAMES) for name in NAMES[split]]
+    assert list(zip(index["split"], index["audio_filename"], strict=True)) == order
+    assert list(index.columns) == dataset.INDEX
+    for clip in index.itertuples():
+        path = source / "audio" / clip.audio_filename
+        known = soundfile.info(path)
+        assert (clip.sample_rate, clip.channels) == (known.samplerate, known.channels)
+        assert clip.seconds == known.frames / known.samplerate
+        assert clip.sha256 == files.sha256(path)
+        assert clip.sensor_id == clip.split
+
+
+def test_the_labels_are_of_the_same_clips(source, ingested):
+    labels = pd.read_parquet(ingested[0] / "labels.parquet")
+    annotations = read_annotations(source / "annotations.csv", TAXONOMY)
+    pd.testing.assert_frame_equal(labels, derive_labels(annotations, TAXONOMY, "any", "from-fine"))
+
+
+def test_the_summary(ingested):
+    output, summary = ingested
+    assert json.loads((output / "dataset.json").read_text()) == summary
+    assert summary["clips"] == {"train": 3, "validate": 2, "test": 1}
+    assert {tag: count for tag, count in summary["positives"]["train"].items() if count} == {
+        "1_engine": 3,
+        "1-1_small-sounding-engine": 3,
+    }
+    assert {tag: count for tag, count in summary["positives"]["validate"].items() if count} == {
+        "8_dog": 2,
+        "8-1_dog-barking-whining": 2,
+    }
+    for kind in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "duplicate_rows"):
+        assert summary[kind] == {"count": 0, "names": []}
+    assert summary["shared_sensors"] == {"count": 0, "names": []}
+    assert {path.name for path in output.iterdir()} == {
+        *("annotations.csv", "taxonomy.yaml", "index.parquet", "labels.parquet"),
+        *("quarantine.csv", "unmatched.csv", "dataset.json"),
+    }
+    assert sorted(output.parent.iterdir()) == [output, recordings(output)]
+
+
+def test_two_workers_write_the_same_bytes(source, ingested, tmp_path):
+    ingest(config(source), tmp_path / "out", workers=2)
+    assert tree(tmp_path / "out") == tree(ingested[0])
+    assert tree(recordings(tmp_path / "out")) == tree(recordings(ingested[0]))
+
+
+def test_its_own_output_is_a_source_and_a_run_replaces_the_last_one(ingested, tmp_path):
+    shutil.copytree(ingested[0], tmp_path / "source")
+    shutil.copytree(recordings(ingested[0]), tmp_path / "source/audio")
+    output = tmp_path / "out"
+    for folder in (output, recordings(output)):
+        folder.mkdir()
+        (folder / "old").touch()
+    ingest(config(tmp_path / "source"), output, workers=1)
+    assert tree(output) == tree(ingested[0])
+    assert tree(recordings(output)) == tree(recordings(ingested[0]))
+
+
+def test_the_digest_follows_labels_and_audio(source, ingested, tmp_path):
+    changed = config(source, coarse="as-published")
+    summary = ingest(changed, tmp_path / "out", workers=1)
+    assert summary["positives"]["validate"]["2_machinery-impact"] == 2
+    assert summary["digest"] != ingested[1]["digest"]
+
+
+def test_the_embedded_data_set_goes_the_same_way(tmp_path):
+    small = DEFAULTS.clips.model_copy(update={"train": 3, "validate_": 2, "test": 1})
+    embedded = DEFAULTS.model_copy(update={"clips": small})
+    for workers in (1, 2):
+        summary = ingest(embedded, tmp_path / f"out{workers}", workers)
+    assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
+    assert summary["clips"] == {"train": 3, "validate": 2, "test": 1}
+    assert not (tmp_path / "out2/generated").exists()
+    index = pd.read_parquet(tmp_path / "out2/index.parquet")
+    assert sorted(index["audio_filename"]) == sorted(path.name for path in recordings(tmp_path / "out2").iterdir())
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """Something of everything that can be wrong, beside good clips."""
+    folder = tmp_path_factory.mktemp("damaged") / "data"
+    names = ["good", "silent", "empty", "text", "cut", "rate", "short", "long", "nan", "link", "double", "gone", "own"]
+    rows = [row(f"{name}.wav") for name in names]
+    rows += [row(name) for name in ("../secret.wav", "/etc/passwd", "train/own.wav", "..")]
+    rows += [row("member.wav", annotator=-1), row("unlabelled.wav", "validate", 5), row("misplaced.wav", "test", 0)]
+    rows += [row("good.wav", annotator=7, everything=True), row("good.wav")]
+    own = ["good", "cut", "rate", "double", "member", "unlabelled", "stray"]
+    paths = [*(f"audio/{name}.wav" for name in own), "audio/deep/double.wav", "train/own.wav", "train/misplaced.wav"]
+    make(folder, rows, paths)
+    audio = folder / "audio"
+    (audio / "empty.wav").touch()
+    (audio / "text.wav").write_text("not found")
+    (audio / "cut.wav").write_bytes((audio / "cut.wav").read_bytes()[:5000])
+    content = (audio / "rate.wav").read_bytes()
+    (audio / "rate.wav").write_bytes(content[:24] + (44_100).to_bytes(4, "little") + content[28:])
+    soundfile.write(audio / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(audio / "short.wav", np.zeros(100), RATE)
+    soundfile.write(audio / "long.wav", np.zeros(61 * RATE), RATE)
+    soundfile.write(audio / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    for secret in (folder.parent / "secret.wav", folder / "secret.wav"):
+        shutil.copy(audio / "good.wav", secret)
+    (audio / "link.wav").symlink_to(folder.parent / "secret.wav")
+    return folder
+
+
+def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
+    notes = []
+    summary = dataset.run(
+        config(damaged, max_bad_share=1.0),
+        tmp_path / "out",
+        recordings(tmp_path / "out"),
+        lambda *call: notes.extend(call[3:]),
+        workers=2,
+    )
+    output = tmp_path / "out"
+    found = reasons(output / "quarantine.csv")
+    expected = {
+        "empty.wav": "empty file",
+        "text.wav": "not audio: neither WAV, FLAC nor OGG",
+        "cut.wav": "truncated: ",
+        "rate.wav": "the header contradicts itself: ",
+        "short.wav": "0.0125 s long",
+        "long.wav": "61 s long",
+        "nan.wav": "8000 of 8000 frames are NaN, infinite or beyond any level",
+        "link.wav": "a link that leads out of the data set's folder",
+        "double.wav": "several files of this name: audio/deep/double.wav, audio/double.wav",
+        **dict.fromkeys(("../secret.wav", "/etc/passwd", "train/own.wav", ".."), "not a plain file name"),
+    }
+    assert {name: reason[: len(expected[name])] for name, reason in found.items()} == expected
+    assert reasons(output / "unmatched.csv") == {
+        "gone.wav": dataset.NO_FILE,
+        "misplaced.wav": dataset.NO_FILE,
+        "member.wav": dataset.NO_TRUTH,
+        "unlabelled.wav": dataset.NO_TRUTH,
+        "audio/stray.wav": dataset.NO_ANNOTATION,
+        "train/misplaced.wav": dataset.NO_ANNOTATION,
+    }
+    assert sorted(path.name for path in recordings(output).iterdir()) == ["good.wav", "own.wav", "silent.wav"]
+    assert len(pd.read_parquet(output / "labels.parquet")) == len(pd.read_parquet(output / "index.parquet")) == 3
+    assert summary["quarantined"]["count"] == len(expected)
+    assert summary["missing"] == {"count": 2, "names": ["misplaced.wav", "gone.wav"]}
+    assert summary["unannotated"] == {"count": 2, "names": ["audio/stray.wav", "train/misplaced.wav"]}
+    assert summary["without_truth"] == {"count": 2, "names": ["member.wav", "unlabelled.wav"]}
+    assert summary["junk_rows"] == {"count": 1, "names": ["good.wav (annotator 7)"]}
+    assert "junk rows: good.wav (annotator 7)" in notes
+    assert summary["duplicate_rows"] == {"count": 1, "names": ["good.wav (annotator 1)"]}
+    assert "duplicate rows: good.wav (annotator 1)" in notes
+    assert [note for note in notes if note.startswith("quarantined: ") and note.endswith(" and 10 more")]
+
+
+def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
+    listing = tmp_path / "out.quarantine.csv"
+    with pytest.raises(InputError, match=r"15 of 20 clips .75\.0%, .*is 0\.5.*misplaced\.wav: no such file") as refusal:
+        ingest(config(damaged, max_bad_share=0.5), tmp_path / "out", workers=1)
+    assert str(listing) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert len(reasons(listing)) == 15
+    assert reasons(listing)["gone.wav"] == dataset.NO_FILE
+    assert not (tmp_path / "out").exists()
+    ingest(config(damaged, max_bad_share=0.75), tmp_path / "out", workers=1)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out", recordings(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("only", [row("a.wav", annotator=-1), row("a.wav", everything=True)])
+def test_nothing_usable_is_refused(tmp_path, only):
+    folder = make(tmp_path / "data", [only])
+    with pytest.raises(InputError, match="no clip has both audio and ground truth"):
+        ingest(config(folder), tmp_path / "out", workers=1)
+
+
+def test_sensors_that_cross_splits(tmp_path):
+    rows = [row("a.wav", sensor=3), row("b.wav", "validate", 0, sensor=3), row("c.wav", "test", 0, sensor=4)]
+    folder = make(tmp_path / "data", rows)
+    with pytest.raises(InputError, match="sensors with clips in two splits: 3; move"):
+        ingest(config(folder, shared_sensors="refuse"), tmp_path / "out", workers=1)
+    summary = ingest(config(folder), tmp_path / "out", workers=1)
+    assert summary["shared_sensors"] == {"count": 1, "names": ["3"]}
+
+
+def test_unknown_sensors_are_not_shared(tmp_path):
+    folder = make(tmp_path / "data", [row("a.wav", sensor=""), row("b.wav", "validate", 0, sensor="")])
+    refusing = config(folder, shared_sensors="refuse")
+    assert ingest(refusing, tmp_path / "out", workers=1)["shared_sensors"]["count"] == 0
+
+
+def test_the_annotations_may_have_another_name(source, tmp_path):
+    (tmp_path / "annotations-dev.csv").write_text("split,audio_filename\n")
+    (tmp_path / "sources.csv").write_text("clip,licence\n")
+    assert dataset._find_annotations(tmp_path).name == "annotations-dev.csv"
+    (tmp_path / "more.csv").write_text("audio_filename\n")
+    with pytest.raises(InputError, match=r"needs annotations\.csv, or just one .*; found annotations-dev\.csv, more"):
+        dataset._find_annotations(tmp_path)
+    (tmp_path / "annotations.csv").touch()
+    assert dataset._find_annotations(tmp_path).name == "annotations.csv"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "needs annotations.csv, or just one .*found none"),
+        (["annotations.csv"], "needs just one of dcase-ust-taxonomy.yaml and taxonomy.yaml; found none"),
+        (
+            ["annotations.csv", "dcase-ust-taxonomy.yaml", "taxonomy.yaml"],
+            "found dcase-ust-taxonomy.yaml, taxonomy.yaml",
+        ),
+    ],
+)
+def test_a_folder_without_what_is_needed(tmp_path, names, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    with pytest.raises(InputError, match=message):
+        ingest(config(folder), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(InputError, match="no such folder; set dataset"):
+        ingest(config(tmp_path / "none"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("output", ["", "audio", "audio/out", "train", ".."])
+def test_the_output_may_not_replace_the_recordings(source, output):
+    before = tree(source)
+    with pytest.raises(InputError, match="write elsewhere"):
+        ingest(config(source), source / output)
+    assert tree(source) == before
+
+
+# Runs the step, and hangs half-way through one copy. Spawned workers run the lines above `if` too.
+HANGING = """
+import sys, time
+from contextlib import contextmanager
+from pathlib import Path
+from iusp.io import files
+from iusp.config.dataset import Dataset
+from iusp.progress import silent
+from iusp.steps import dataset
+
+finish = files.atomic
+
+@contextmanager
+def atomic(path):
+    with finish(path) as temporary:
+        if path.name == "clip19.wav":
+            temporary.write_bytes(b"half")
+            print("half-way", flush=True)
+            time.sleep(600)
+        yield temporary
+
+files.atomic = atomic
+if __name__ == "__main__":
+    dataset.run(Dataset.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), silent, workers=1)
+"""
+
+
+def test_a_killed_run_resumes_and_leaves_no_process(tmp_path):
+    folder = make(tmp_path / "data", [row(f"clip{number:02d}.wav") for number in range(40)])
+    (tmp_path / "hanging.py").write_text(HANGING)
+    output = tmp_path / "killed/out"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            tmp_path / "hanging.py",
+            config(folder).model_dump_json(by_alias=True),
+            output,
+            recordings(output),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "half-way\n"
+    process.kill()
+    process.communicate(timeout=60)  # returns when the last process that could write there has ended
+    [_, work] = sorted(output.parent.iterdir(), key=lambda path: "recordings" in path.name)
+    kept = {path.name: path.stat().st_ino for path in work.glob("clip*.wav")}
+    assert len(kept) == 19
+    assert len(list(work.glob(".clip19.wav.*.part"))) == 1
+
+    ingest(config(folder), output, workers=2)
+    assert {name: (recordings(output) / name).stat().st_ino for name in kept} == kept
+    ingest(config(folder), tmp_path / "undisturbed", workers=1)
+    for written in (output, recordings(output)):
+        assert tree(written) == tree(
+            tmp_path / "undisturbed" if written == output else recordings(tmp_path / "undisturbed")
+        )
+    assert sorted(output.parent.iterdir()) == [output, recordings(output)]
+
+
+def test_a_changed_source_is_not_resumed_from(source, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(source, folder)
+    key = dataset._key(config(folder), None, tmp_path / "out")
+    assert dataset._key(config(folder), None, tmp_path / "out") == key
+    assert dataset._key(config(folder, max_seconds=5.0), None, tmp_path / "out") != key
+    soundfile.write(folder / "audio/t1.wav", np.zeros(RATE), RATE)
+    assert dataset._key(config(folder), None, tmp_path / "out") != key
+
+
+def test_the_source_s_version_follows_its_files(source, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(source, folder)
+    before = dataset.source_version(config(folder))
+    assert dataset.source_version(config(folder)) == before
+    (folder / "audio/another.wav").write_bytes(b"RIFF")
+    assert dataset.source_version(config(folder)) != before
