@@ -13,7 +13,7 @@ from iusp.config.training import Training
 from iusp.distillation.losses import Distillation, Subject
 from iusp.features.augmentation import View
 from iusp.models.layers import Tagger
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.training.knowledge import Knowledge, ask, write_knowledge
 from iusp.training.loop import (
     Batch,
@@ -55,7 +55,7 @@ def untrained_teacher(
     teacher, description = new_network(architecture, parameters, data, config, 0)
     models.save(folder, teacher, description)
     names = [name for names in NAMES.values() for name in names]
-    write_knowledge(folder, teacher.eval(), data, augmentation, 0, 1, names, silent)
+    write_knowledge(folder, teacher.eval(), data, augmentation, 0, 1, names, Reporter())
     return teacher
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks.epochs import Setting, epoch
 from benchmarks.timing import ROOT, WORK, Figure, Report, embedded, one_thread, settings
 from iusp.features.augmentation import draw_view
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import features
 from iusp.training.loop import read_training_data
 
@@ -75,7 +75,7 @@ def one(size: int) -> dict[str, list[float]]:
         memory.start()
         if what == "features":
             start = _seconds()
-            features.run(config.features, folder, source / "recordings", folder / "features", silent, workers=1)
+            features.run(config.features, folder, source / "recordings", folder / "features", Reporter(), workers=1)
         else:
             data = read_training_data(folder, folder / "features", "coarse")
             view = draw_view(config.augmentation.views, 0, "training", 0, data.shape)

@@ -34,7 +34,7 @@ from benchmarks.timing import ROOT, WORK, settings
 from iusp.config.params import Config
 from iusp.features.augmentation import draw_view
 from iusp.io.files import write_json
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.sources import embedded
 from iusp.steps import dataset, features
 from iusp.training.knowledge import Knowledge, read_knowledge
@@ -97,13 +97,13 @@ def _measured(job: Callable[[], object]) -> dict[str, float]:
 
 
 def _source(place: Place) -> dict[str, float]:
-    embedded.write(place.folder / "source", place.config.dataset.seed, place.clips, CORES, silent)
+    embedded.write(place.folder / "source", place.config.dataset.seed, place.clips, CORES, Reporter())
     return {}
 
 
 def _dataset(place: Place) -> dict[str, float]:
     indexed, recordings = place.data("dataset"), place.data("recordings")
-    found = _measured(lambda: dataset.run(place.config.dataset, indexed, recordings, silent))
+    found = _measured(lambda: dataset.run(place.config.dataset, indexed, recordings, Reporter()))
     shutil.rmtree(place.folder / "source")
     return found
 
@@ -112,7 +112,7 @@ def _features(cores: int, place: Place) -> dict[str, float]:
     packed = place.data("features")
     shutil.rmtree(packed, ignore_errors=True)
     inputs = place.data("dataset"), place.data("recordings"), packed
-    return _measured(lambda: features.run(place.config.features, *inputs, silent, workers=cores))
+    return _measured(lambda: features.run(place.config.features, *inputs, Reporter(), workers=cores))
 
 
 def _knowledge(place: Place) -> dict[str, float]:

@@ -48,7 +48,7 @@ from iusp.features.packed import read_features
 from iusp.io.files import atomic, digest, read_json, sha256, write_json
 from iusp.io.processes import worker_pool
 from iusp.models.layers import Tagger
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 from iusp.steps import dataset, features, student, teacher
 from iusp.training.knowledge import Knowledge, ask, read_knowledge, write_knowledge
 from iusp.training.loop import TrainingData, predict, read_training_data
@@ -146,45 +146,45 @@ class World:
         return self.folder / "teachers" / knowledge
 
 
-def prepare(config: Config, name: str, progress: Progress) -> World:
+def prepare(config: Config, name: str, reporter: Reporter) -> World:
     """Run the steps that come before students, but for what is there already."""
     settings = [config.dataset, config.features, config.augmentation, config.teacher]
     key = digest([section.model_dump(mode="json", by_alias=True) for section in settings])
     world = World(name, WORK / f"{name}-{key[:12]}")
     if not world.dataset.exists():
-        dataset.run(config.dataset, world.dataset, world.folder / "recordings", progress)
+        dataset.run(config.dataset, world.dataset, world.folder / "recordings", reporter)
     if not world.features.exists():
-        features.run(config.features, world.dataset, world.folder / "recordings", world.features, progress)
-    _teach(config, world, "light", progress, knowledge=KINDS, layers=[1, 2, 3, 4])
+        features.run(config.features, world.dataset, world.folder / "recordings", world.features, reporter)
+    _teach(config, world, "light", reporter, knowledge=KINDS, layers=[1, 2, 3, 4])
     return world
 
 
-def know(config: Config, world: World, kind: str, progress: Progress) -> None:
+def know(config: Config, world: World, kind: str, reporter: Reporter) -> None:
     """Make a kind of knowledge, if it is not there: about other views, of other teachers, of other tags."""
     if world.teacher(kind).exists():
         return
     views = config.augmentation.views
     if kind == "clean":
-        _ask_about(config, world, kind, views.model_copy(update={"roll": False, "gain_db": 0.0}), 1, progress)
+        _ask_about(config, world, kind, views.model_copy(update={"roll": False, "gain_db": 0.0}), 1, reporter)
     elif kind == "heavy":
-        _ask_about(config, world, kind, config.augmentation.teacher, config.teacher.views, progress)
+        _ask_about(config, world, kind, config.augmentation.teacher, config.teacher.views, reporter)
     elif kind == "heavy-clean":
-        know(config, world, "heavy", progress)
-        _ask_without_masks(world, kind, progress)
+        know(config, world, "heavy", reporter)
+        _ask_without_masks(world, kind, reporter)
     elif kind == "ensemble":
-        _average_teachers(config, world, kind, progress)
+        _average_teachers(config, world, kind, reporter)
     else:
-        _teach(config, world, kind, progress, tags=kind, knowledge=["logits"], layers=[1])
+        _teach(config, world, kind, reporter, tags=kind, knowledge=["logits"], layers=[1])
 
 
-def _teach(config: Config, world: World, kind: str, progress: Progress, **changes: Any) -> None:
+def _teach(config: Config, world: World, kind: str, reporter: Reporter, **changes: Any) -> None:
     output, settings = world.teacher(kind), config.teacher.model_copy(update=changes)
 
     def told(row: Mapping[str, Any]) -> None:
-        progress(f"{world.name}: teacher {kind}", int(row["epoch"]), settings.training.epochs)
+        reporter.progress(f"{world.name}: teacher {kind}", int(row["epoch"]), settings.training.epochs)
 
     if not output.exists():
-        teacher.run(settings, config.augmentation, world.dataset, world.features, output, progress, told)
+        teacher.run(settings, config.augmentation, world.dataset, world.features, output, reporter, told)
 
 
 def _data(world: World) -> TrainingData:
@@ -203,15 +203,15 @@ def _same_teacher(world: World, kind: str, *ignored: str) -> Iterator[Path]:
     work.rename(world.teacher(kind))
 
 
-def _ask_about(config: Config, world: World, kind: str, views: Augmentation, count: int, progress: Progress) -> None:
+def _ask_about(config: Config, world: World, kind: str, views: Augmentation, count: int, reporter: Reporter) -> None:
     """Ask the teacher about other views."""
     with _same_teacher(world, kind, "knowledge") as folder:
         network = models.load(folder)[0]
         names = ("logits", "similarity-1", "embedding-1")
-        write_knowledge(folder, network, _data(world), views, config.teacher.seed, count, names, progress)
+        write_knowledge(folder, network, _data(world), views, config.teacher.seed, count, names, reporter)
 
 
-def _ask_without_masks(world: World, kind: str, progress: Progress) -> None:
+def _ask_without_masks(world: World, kind: str, reporter: Reporter) -> None:
     """Replace what the teacher knows of heavy views by what it knows of them without masks and mixup."""
     with _same_teacher(world, kind) as folder:
         data, network = _data(world), models.load(folder)[0]
@@ -222,13 +222,13 @@ def _ask_without_masks(world: World, kind: str, progress: Progress) -> None:
             whole = replace(view, share=share, time_masks=no_masks, band_masks=no_masks)
             for name, array in _answers(network, data, whole, "logits", "similarity-1", "embedding-1").items():
                 _put(knowledge, name, number, array)
-            progress(f"{world.name}: clean knowledge", number + 1, knowledge.views)
+            reporter.progress(f"{world.name}: clean knowledge", number + 1, knowledge.views)
 
 
-def _average_teachers(config: Config, world: World, kind: str, progress: Progress) -> None:
+def _average_teachers(config: Config, world: World, kind: str, reporter: Reporter) -> None:
     """Replace probabilities and similarities by their averages over three teachers."""
     for seed in (1, 2):
-        _teach(config, world, f"seed-{seed}", progress, seed=seed, views=1)
+        _teach(config, world, f"seed-{seed}", reporter, seed=seed, views=1)
     with _same_teacher(world, kind) as folder:
         data = _data(world)
         knowledge = read_knowledge(folder, data)
@@ -239,7 +239,7 @@ def _average_teachers(config: Config, world: World, kind: str, progress: Progres
             probability = np.mean([expit(one["logits"]) for one in answers], axis=0)
             _put(knowledge, "logits", number, logit(probability.clip(1e-6, 1 - 1e-6)))
             _put(knowledge, "similarity-1", number, np.mean([one["similarity-1"] for one in answers], axis=0))
-            progress(f"{world.name}: ensemble", number + 1, knowledge.views)
+            reporter.progress(f"{world.name}: ensemble", number + 1, knowledge.views)
 
 
 def _answers(network: Tagger, data: TrainingData, view: View, *names: str) -> dict[str, NDArray[np.float32]]:
@@ -486,16 +486,16 @@ def whole_grid(record: Record) -> list[Wave]:
 
 def study(record: Record, worlds: Mapping[str, World], config: Config, waves: Sequence[Wave], workers: int) -> None:
     """Make every run that the record does not hold, and show how far it is."""
-    with shown_progress() as progress, worker_pool(workers) as pool:
+    with shown_progress() as reporter, worker_pool(workers) as pool:
         for number, wave in enumerate(waves, start=1):
             runs = [run for data in worlds for run in wave(data) if not record.has(run)]
             for run in runs:
-                know(config, worlds[run.data], run.knowledge, progress)
+                know(config, worlds[run.data], run.knowledge, reporter)
             futures = [pool.submit(train, run, worlds[run.data], config) for run in runs]
             for done, future in enumerate(as_completed(futures), start=1):
                 row = future.result()
                 record.add(row)
-                progress(f"part {number} of {len(waves)}", done, len(runs), _line(row))
+                reporter.progress(f"part {number} of {len(waves)}", done, len(runs), _line(row))
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -520,8 +520,8 @@ def main() -> None:
             changes = {"source": "folder", "path": str(arguments.recordings)}
             dataset_section = config.dataset.model_copy(update=changes)
             sources[arguments.recordings.resolve().name] = config.model_copy(update={"dataset": dataset_section})
-        with shown_progress() as progress:
-            worlds = {name: prepare(source, name, progress) for name, source in sources.items()}
+        with shown_progress() as reporter:
+            worlds = {name: prepare(source, name, reporter) for name, source in sources.items()}
         for world in worlds.values():
             add_teacher(record, world)
         quick: list[Wave] = [lambda data: mains(usual(config), data, CORE, range(2), ("tiny", "small"))]

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from iusp.config.params import Config, load
 from iusp.io.memory import keep_memory
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import dataset, features
 from iusp.training.loop import TrainingData, read_training_data
 
@@ -118,6 +118,6 @@ def embedded(train: int, validate: int) -> tuple[TrainingData, Path]:
     config = settings(f"dataset.clips={{train: {train}, validate: {validate}, test: 0}}")
     folder = WORK / f"{train}-{validate}"
     if not (folder / "recordings").exists():
-        dataset.run(config.dataset, folder / "dataset", folder / "recordings", silent)
-    features.run(config.features, folder / "dataset", folder / "recordings", folder / "features", silent)
+        dataset.run(config.dataset, folder / "dataset", folder / "recordings", Reporter())
+    features.run(config.features, folder / "dataset", folder / "recordings", folder / "features", Reporter())
     return read_training_data(folder / "dataset", folder / "features", "coarse"), folder

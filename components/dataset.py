@@ -21,8 +21,8 @@ def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Outp
     from iusp.config.dataset import Dataset as Config
     from iusp.steps.dataset import run
 
-    with readable_failures(), shown_progress() as progress:
-        summary = run(Config.model_validate_json(config), Path(dataset.path), Path(recordings.path), progress)
+    with readable_failures(), shown_progress() as reporter:
+        summary = run(Config.model_validate_json(config), Path(dataset.path), Path(recordings.path), reporter)
     dataset.metadata |= {
         "display_name": "tables",
         "clips": summary["clips"],

@@ -52,8 +52,8 @@ def _evaluation(
     data = Path(dataset.path), Path(recordings.path), Path(features.path)
     inputs = Inputs(*data, Path(teacher.path), students)
     output = Path(evaluation.path)
-    with readable_failures(), shown_progress() as progress:
-        run(Config.model_validate_json(config), inputs, output, progress)
+    with readable_failures(), shown_progress() as reporter:
+        run(Config.model_validate_json(config), inputs, output, reporter)
     for name, number in headline_numbers(output).items():
         metrics.log_metric(name, number)
     shutil.copyfile(output / "report.html", report.path)

@@ -26,6 +26,6 @@ def features_part(
     from iusp.steps.features import extract
 
     folders = Path(dataset.path), Path(recordings.path), Path(shards.path)
-    with readable_failures(), shown_progress() as progress:
-        extract(Config.model_validate_json(config), *folders, part, parts, progress)
+    with readable_failures(), shown_progress() as reporter:
+        extract(Config.model_validate_json(config), *folders, part, parts, reporter)
     shards.metadata |= {"display_name": f"shards of part {part}"}

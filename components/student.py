@@ -29,15 +29,17 @@ def student(
     import os
     from pathlib import Path
 
-    from iusp.cli.console import readable_failures, train_student
+    from iusp.cli.console import readable_failures, shown_progress
     from iusp.config.students import Student as Config
     from iusp.config.students import StudentTraining
-    from iusp.registry.tracking import Tracker
+    from iusp.registry.tracking import Tracker, tracked
+    from iusp.steps.student import run, run_name
 
     settings = Config.model_validate_json(config), StudentTraining.model_validate_json(common)
-    folders = [Path(artifact.path) for artifact in (dataset, features, teacher, student)]
-    with readable_failures():
-        trained = train_student(name, *settings, Tracker.joined, os.environ["IUSP_OUTAGE"], *folders)
+    inputs = Path(dataset.path), Path(features.path), Path(teacher.path)
+    networks, outage = [run_name(name, seed) for seed in settings[0].seeds], os.environ["IUSP_OUTAGE"]
+    with readable_failures(), shown_progress() as shown, tracked(shown, Tracker.joined, networks, outage) as reporter:
+        trained = run(name, *settings, *inputs, Path(student.path), reporter)
     kept = ("method", "architecture", "parameters", "epoch", "validate_micro_auprc")
     for seed, one in trained.items():
         student.metadata |= {"display_name": f"{name}, seed {seed}"} | {key: one[key] for key in kept}

@@ -21,14 +21,20 @@ def teacher(
     import os
     from pathlib import Path
 
-    from iusp.cli.console import readable_failures, train_teacher
+    from iusp.cli.console import readable_failures, shown_progress
     from iusp.config.augmentation import Augmentations
     from iusp.config.teacher import Teacher as Config
-    from iusp.registry.tracking import Tracker
+    from iusp.registry.tracking import Tracker, tracked
+    from iusp.steps.teacher import run
 
     settings = Config.model_validate_json(config), Augmentations.model_validate_json(augmentation)
     folders = Path(dataset.path), Path(features.path), Path(teacher.path)
-    with readable_failures():
-        trained = train_teacher(*settings, Tracker.joined, os.environ["IUSP_OUTAGE"], *folders)
+    outage = os.environ["IUSP_OUTAGE"]
+    with (
+        readable_failures(),
+        shown_progress() as shown,
+        tracked(shown, Tracker.joined, ["teacher"], outage) as reporter,
+    ):
+        trained = run(*settings, *folders, reporter)
     kept = ("architecture", "parameters", "epoch", "validate_micro_auprc")
     teacher.metadata |= {"display_name": "teacher"} | {key: trained[key] for key in kept}

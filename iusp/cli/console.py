@@ -1,4 +1,4 @@
-"""What the command line and a cluster's pods show people: progress, and errors in one line."""
+"""What the command line and a cluster's pods show people: reporter, and errors in one line."""
 
 import csv
 import errno
@@ -16,22 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from iusp.errors import InputError
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from iusp.artifacts.records import Row
-    from iusp.config.augmentation import Augmentations
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
     from iusp.config.evaluation import Evaluation
     from iusp.config.registration import Gate
-    from iusp.config.students import Student, StudentTraining
-    from iusp.config.teacher import Teacher
     from iusp.device.drift import Drift
     from iusp.device.runtime import DeviceModel, Window
     from iusp.registry.gate import Verdict
     from iusp.registry.promotion import Entry, History, Outcome
-    from iusp.registry.tracking import Tracker
     from iusp.registry.versions import RegisteredVersion, Registry
 
 ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room and run again, it goes on where it was")
@@ -68,19 +66,49 @@ def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
 
 
+class _ConsoleReporter(Reporter):
+    """Shows an epoch as progress of its network, and warnings on standard error."""
+
+    def warning(self, message: str) -> None:
+        click.echo(f"iusp: {_one_line(message)}", err=True)
+
+    def epoch(self, network: str, row: "Mapping[str, float]", epochs: int) -> None:
+        losses = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.4f}" for name in row if name.startswith("loss_"))
+        message = f"loss {losses}; validate micro AUPRC {row['validate_micro_auprc']:.3f}"
+        self.progress(network, int(row["epoch"]), epochs, message)
+
+
+class _LineReporter(_ConsoleReporter):
+    """Prints the lines that are worth keeping, and each tenth of a task."""
+
+    def __init__(self) -> None:
+        self._tenths: dict[str, int] = {}
+
+    def progress(self, task: str, done: int, total: int, message: str = "") -> None:
+        tenth = 10 * done // max(total, 1)
+        if message or tenth != self._tenths.get(task, 0):
+            self._tenths[task] = tenth
+            click.echo(f"{task}: {done}/{total}{f', {_one_line(message)}' if message else ''}")
+
+
+class _BarReporter(_ConsoleReporter):
+    """Draws a progress bar for each task."""
+
+    def __init__(self, bars: "Bars") -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def progress(self, task: str, done: int, total: int, message: str = "") -> None:
+        if task not in self._tasks:
+            self._tasks[task] = self._bars.add_task(task, total=total, message="")
+        self._bars.update(self._tasks[task], completed=done, total=total, message=_one_line(message))
+
+
 @contextmanager
-def shown_progress() -> Iterator[Progress]:
-    """Draw bars on a terminal; elsewhere print the lines that are worth keeping, and each tenth of a task."""
+def shown_progress() -> Iterator[Reporter]:
+    """Draw progress bars on a terminal; elsewhere print lines."""
     if not sys.stdout.isatty():
-        tenths: dict[str, int] = {}
-
-        def line(task: str, done: int, total: int, message: str = "") -> None:
-            tenth = 10 * done // max(total, 1)
-            if message or tenth != tenths.get(task, 0):
-                tenths[task] = tenth
-                click.echo(f"{task}: {done}/{total}{f', {_one_line(message)}' if message else ''}")
-
-        yield line
+        yield _LineReporter()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -94,71 +122,7 @@ def shown_progress() -> Iterator[Progress]:
         TextColumn("{task.fields[message]}"),
     )
     with Bars(*columns) as bars:
-        identifiers: dict[str, Any] = {}
-
-        def bar(task: str, done: int, total: int, message: str = "") -> None:
-            if task not in identifiers:
-                identifiers[task] = bars.add_task(task, total=total, message="")
-            bars.update(identifiers[task], completed=done, total=total, message=_one_line(message))
-
-        yield bar
-
-
-def _described(row: "Row") -> str:
-    losses = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.4f}" for name in row if name.startswith("loss_"))
-    return f"loss {losses}; validate micro AUPRC {row['validate_micro_auprc']:.3f}"
-
-
-def _warn(line: str) -> None:
-    click.echo(f"iusp: {line}", err=True)
-
-
-def train_teacher(
-    config: "Teacher",
-    augmentation: "Augmentations",
-    open_tracker: "Callable[[], Tracker]",
-    outage: str,
-    dataset: Path,
-    features: Path,
-    output: Path,
-) -> dict[str, Any]:
-    """Run the teacher step; each epoch is shown, and logged to MLflow, when it ends."""
-    from iusp.registry.tracking import epoch_log
-    from iusp.steps.teacher import run
-
-    with shown_progress() as progress, epoch_log(open_tracker, ["teacher"], outage, _warn) as log:
-
-        def on_epoch(row: "Row") -> None:
-            progress("teacher", int(row["epoch"]), config.training.epochs, _described(row))
-            log("teacher", row)
-
-        return run(config, augmentation, dataset, features, output, progress, on_epoch)
-
-
-def train_student(
-    name: str,
-    student: "Student",
-    common: "StudentTraining",
-    open_tracker: "Callable[[], Tracker]",
-    outage: str,
-    dataset: Path,
-    features: Path,
-    teacher: Path,
-    output: Path,
-) -> dict[int, dict[str, Any]]:
-    """Run the student step; each epoch of each seed is shown, and logged to MLflow, when it ends."""
-    from iusp.registry.tracking import epoch_log
-    from iusp.steps.student import run
-
-    steps = {seed: f"{name}-seed-{seed}" for seed in student.seeds}
-    with shown_progress() as progress, epoch_log(open_tracker, list(steps.values()), outage, _warn) as log:
-
-        def on_epoch(seed: int, row: "Row") -> None:
-            task = f"{name} ({student.method}), seed {seed}"
-            progress(task, int(row["epoch"]), common.training.epochs, _described(row))
-            log(steps[seed], row)
-
-        return run(name, student, common, dataset, features, teacher, output, on_epoch)
+        yield _BarReporter(bars)
 
 
 def show_results(evaluation: Path, registration: Path) -> None:

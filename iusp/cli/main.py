@@ -61,11 +61,11 @@ def _config(ctx: click.Context) -> "Config":
     return load(ctx.obj)
 
 
-def _tracked(config: "Config") -> "tuple[Callable[[], Tracker], str]":
-    """Return what opens MLflow's runs, and what to do while it fails; neither changes what a step writes."""
+def _tracker(config: "Config") -> "Callable[[], Tracker]":
+    """Return what opens MLflow's runs of this execution."""
     from iusp.registry.tracking import Tracker
 
-    return partial(Tracker.of, config, DATASET), config.registration.outage
+    return partial(Tracker.of, config, DATASET)
 
 
 @main.command()
@@ -81,8 +81,8 @@ def dataset(ctx: click.Context) -> None:
     from iusp.cli.console import shown_progress
     from iusp.steps.dataset import run
 
-    with shown_progress() as progress:
-        run(_config(ctx).dataset, DATASET, RECORDINGS, progress)
+    with shown_progress() as reporter:
+        run(_config(ctx).dataset, DATASET, RECORDINGS, reporter)
 
 
 @main.command()
@@ -95,8 +95,8 @@ def features(ctx: click.Context) -> None:
     from iusp.cli.console import shown_progress
     from iusp.steps.features import run
 
-    with shown_progress() as progress:
-        run(_config(ctx).features, DATASET, RECORDINGS, FEATURES, progress)
+    with shown_progress() as reporter:
+        run(_config(ctx).features, DATASET, RECORDINGS, FEATURES, reporter)
 
 
 @main.command()
@@ -109,8 +109,9 @@ def teacher(ctx: click.Context) -> None:
 
         torchrun --nproc-per-node 2 -m iusp teacher
     """
-    from iusp.cli.console import train_teacher
-    from iusp.progress import silent
+    from iusp.cli.console import shown_progress
+    from iusp.registry.tracking import tracked
+    from iusp.reporter import Reporter
     from iusp.steps.teacher import run
     from iusp.training import distributed
 
@@ -118,9 +119,11 @@ def teacher(ctx: click.Context) -> None:
     with distributed.group():
         if distributed.rank():
             # The first process speaks for all.
-            run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, silent, lambda row: None)
+            run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, Reporter())
             return
-        train_teacher(config.teacher, config.augmentation, *_tracked(config), DATASET, FEATURES, TEACHER)
+        outage = config.registration.outage
+        with shown_progress() as shown, tracked(shown, _tracker(config), ["teacher"], outage) as reporter:
+            run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, reporter)
 
 
 @main.command()
@@ -132,13 +135,17 @@ def student(ctx: click.Context, name: str) -> None:
     Reads params.yaml's `student` and `students.NAME`, data and models/teacher; writes models/students/NAME. Losses and
     AUPRC go to MLflow after each epoch.
     """
-    from iusp.cli.console import train_student
+    from iusp.cli.console import shown_progress
+    from iusp.registry.tracking import tracked
+    from iusp.steps.student import run, run_name
 
     config = _config(ctx)
     if name not in config.students:
         raise InputError(f"{ctx.obj}: there is no students.{name}, only {', '.join(config.students)}")
     entry = config.students[name]
-    train_student(name, entry, config.student, *_tracked(config), DATASET, FEATURES, TEACHER, STUDENTS / name)
+    networks, outage = [run_name(name, seed) for seed in entry.seeds], config.registration.outage
+    with shown_progress() as shown, tracked(shown, _tracker(config), networks, outage) as reporter:
+        run(name, entry, config.student, DATASET, FEATURES, TEACHER, STUDENTS / name, reporter)
 
 
 @main.command()
@@ -154,8 +161,8 @@ def evaluation(ctx: click.Context) -> None:
 
     config = _config(ctx)
     inputs = Inputs(DATASET, RECORDINGS, FEATURES, TEACHER, {name: [STUDENTS / name] for name in config.students})
-    with shown_progress() as progress:
-        run(config.evaluation, inputs, EVALUATION, progress)
+    with shown_progress() as reporter:
+        run(config.evaluation, inputs, EVALUATION, reporter)
 
 
 @main.command()
@@ -380,8 +387,8 @@ def release(ctx: click.Context, to: str, sign_with: Path | None) -> None:
                     "iusp history, and promote or roll back"
                 )
             version = fetch_artifacts(registry.client, name, CHAMPION, "device", Path(folder))
-        with shown_progress() as progress:
-            manifest = publish(Path(folder) / "device", name, version, to, sign_with, progress)
+        with shown_progress() as reporter:
+            manifest = publish(Path(folder) / "device", name, version, to, sign_with, reporter)
     click.echo(f"{to}: latest is {name} version {version}, {len(manifest.files)} files in {manifest.folder}")
 
 
@@ -407,8 +414,8 @@ def fetch(source: str, to: Path, public_key: Path | None) -> None:
     from iusp.cli.console import shown_progress
     from iusp.device import release
 
-    with shown_progress() as progress:
-        fetched = release.fetch(source, to, public_key, progress)
+    with shown_progress() as reporter:
+        fetched = release.fetch(source, to, public_key, reporter)
     manifest = fetched.manifest
     if fetched.state == "offline":
         click.echo(f"iusp: {fetched.reason}; the current release stays", err=True)

@@ -27,7 +27,7 @@ from iusp.errors import InputError
 from iusp.io import s3 as storage
 from iusp.io.addresses import S3_ADDRESS
 from iusp.io.files import atomic, digest, is_file_name, read_json, sha256, work_folder
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -93,7 +93,7 @@ class Fetched:
     reason: str = ""
 
 
-def publish(folder: Path, model: str, version: int, uri: str, private_key: Path | None, progress: Progress) -> Manifest:
+def publish(folder: Path, model: str, version: int, uri: str, private_key: Path | None, reporter: Reporter) -> Manifest:
     """Publish a version's files; `latest.json` comes last, and only if nobody else has published meanwhile.
 
     Args:
@@ -102,7 +102,7 @@ def publish(folder: Path, model: str, version: int, uri: str, private_key: Path 
         version: its number.
         uri: `s3://bucket/prefix`.
         private_key: PEM file of an Ed25519 key to sign with.
-        progress: told of every file.
+        reporter: told of every file.
 
     Returns:
         What `latest.json` says.
@@ -120,7 +120,7 @@ def publish(folder: Path, model: str, version: int, uri: str, private_key: Path 
         manifest = manifest.model_copy(update={"signature": base64.b64encode(key.sign(manifest.signed)).decode()})
     client = storage.connect(latest)
     before = storage.read(client, latest, MANIFEST_BYTES)
-    storage.upload(client, folder, _address(uri, manifest.folder), progress)
+    storage.upload(client, folder, _address(uri, manifest.folder), reporter)
     content = (manifest.model_dump_json(indent=2, exclude_none=True) + "\n").encode()
     if not storage.write(client, latest, content, before and before[1]):
         now = storage.read(client, latest, MANIFEST_BYTES)
@@ -130,7 +130,7 @@ def publish(folder: Path, model: str, version: int, uri: str, private_key: Path 
     return manifest
 
 
-def fetch(uri: str, folder: Path, public_key: Path | None, progress: Progress) -> Fetched:
+def fetch(uri: str, folder: Path, public_key: Path | None, reporter: Reporter) -> Fetched:
     """Fetch the latest release and make it the current one; the one before stays as `previous`.
 
     Whatever goes wrong, `current` stays what it was.
@@ -139,7 +139,7 @@ def fetch(uri: str, folder: Path, public_key: Path | None, progress: Progress) -
         uri: `s3://bucket/prefix` that was published to.
         folder: where a device keeps its releases; `current` and `previous` in it are links to folders.
         public_key: PEM file of the Ed25519 key that the manifest must be signed with.
-        progress: told of every file.
+        reporter: told of every file.
 
     Raises:
         InputError: there is no release, it is not signed with the key, or it is not what its manifest says; or the
@@ -161,7 +161,7 @@ def fetch(uri: str, folder: Path, public_key: Path | None, progress: Progress) -
             same = current is not None and current.folder == manifest.folder
             if not _is_whole(target, manifest):
                 with work_folder(target, manifest.folder.partition("-")[2]) as work:
-                    _fetch_files(client, uri, manifest, work, progress)
+                    _fetch_files(client, uri, manifest, work, reporter)
                     _write(work / LATEST, content)
         except storage.UnavailableError as error:
             if current is None:
@@ -232,7 +232,7 @@ def _parsed(where: str, content: bytes) -> Manifest:
         raise InputError(f"{where}: is no release ({place}: {reason}); release anew") from None
 
 
-def _fetch_files(client: "S3Client", uri: str, manifest: Manifest, work: Path, progress: Progress) -> None:
+def _fetch_files(client: "S3Client", uri: str, manifest: Manifest, work: Path, reporter: Reporter) -> None:
     where = _address(uri, manifest.folder)
     listed = storage.list_folder(client, where, manifest.files.__contains__, "release")
     sizes = {entry.name: entry.size for entry in listed.objects}
@@ -242,7 +242,7 @@ def _fetch_files(client: "S3Client", uri: str, manifest: Manifest, work: Path, p
     for name, file in manifest.files.items():
         if (work / name).exists() and sha256(work / name) != file.sha256:
             (work / name).unlink()
-    listed.fetch(work, progress)
+    listed.fetch(work, reporter)
     for name, file in manifest.files.items():
         if sha256(work / name) != file.sha256:
             (work / name).unlink()

@@ -26,7 +26,7 @@ from urllib3.util import Retry
 
 from iusp.errors import InputError
 from iusp.io.addresses import is_secure
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 CONNECTIONS = 4  # Zenodo is a public service
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -112,7 +112,7 @@ def missing_bytes(files: Sequence[RemoteFile], folder: Path) -> int:
     return sum(file.size for file in files) - sum(_arrived(file, folder) for file in files)
 
 
-def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title: str, progress: Progress) -> None:
+def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title: str, reporter: Reporter) -> None:
     """Fetch files into a folder, but for what is there of an earlier call.
 
     Args:
@@ -120,7 +120,7 @@ def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title
         open_address: opens their addresses.
         folder: where to.
         title: of it all, for people.
-        progress: told of the title, then of megabytes, twice a second.
+        reporter: told of the title, then of megabytes, twice a second.
 
     Raises:
         InputError: a server refuses, fails too often, or holds another file.
@@ -128,12 +128,14 @@ def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title
     total = -(-sum(file.size for file in files) // MEGABYTE)
     stop = Event()
     missing = [file for file in files if not (folder / file.name).exists()]
-    progress(TASK, _done(files, folder, total), total, f"{title}: {len(missing)} of {len(files)} files are missing")
+    reporter.progress(
+        TASK, _done(files, folder, total), total, f"{title}: {len(missing)} of {len(files)} files are missing"
+    )
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         pending = {pool.submit(_fetch, file, open_address, folder, stop) for file in missing}
         try:
             while pending:
-                progress(TASK, _done(files, folder, total), total)
+                reporter.progress(TASK, _done(files, folder, total), total)
                 done, pending = wait(pending, POLL_SECONDS, FIRST_EXCEPTION)
                 for future in done:
                     future.result()
@@ -141,7 +143,7 @@ def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title
             stop.set()
             for future in pending:
                 future.cancel()
-    progress(TASK, total, total)
+    reporter.progress(TASK, total, total)
 
 
 def read(address: str, open_address: Opener, limit: int) -> bytes:

@@ -37,7 +37,7 @@ from urllib3.exceptions import HTTPError
 from iusp.errors import InputError
 from iusp.io import files
 from iusp.io.download import PassingError
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -121,7 +121,7 @@ class Folder:
         """What changes with the content of any object, as JSON."""
         return [[entry.name, entry.size, entry.etag] for entry in self.objects]
 
-    def fetch(self, folder: Path, progress: Progress) -> Path:
+    def fetch(self, folder: Path, reporter: Reporter) -> Path:
         """Fetch the objects into a folder, but for those that an earlier call for the same objects fetched.
 
         A file gets its name when it is complete, on the disk and verified: by its size, and by the checksum that
@@ -129,7 +129,7 @@ class Folder:
 
         Args:
             folder: where to; what it holds came from the same `identity`.
-            progress: told of every object.
+            reporter: told of every object.
 
         Returns:
             `folder`.
@@ -140,7 +140,7 @@ class Folder:
         bucket, prefix = _split(self.uri)
         missing = [entry for entry in self.objects if not (folder / entry.name).exists()]
         done, total = len(self.objects) - len(missing), len(self.objects)
-        progress("fetch", done, total)
+        reporter.progress("fetch", done, total)
 
         def fetch(entry: Object) -> bool:
             with _readable(f"s3://{bucket}/{prefix}{entry.name}"):
@@ -150,9 +150,11 @@ class Folder:
         for verified in _in_threads(fetch, missing):
             done += 1
             unverified += not verified
-            progress("fetch", done, total)
+            reporter.progress("fetch", done, total)
         if unverified:
-            progress("fetch", done, total, f"{unverified} objects have no checksum that can be verified, only a size")
+            reporter.progress(
+                "fetch", done, total, f"{unverified} objects have no checksum that can be verified, only a size"
+            )
         return folder
 
 
@@ -277,7 +279,7 @@ def write(client: "S3Client", uri: str, content: bytes, replaced: str | None) ->
         return _put(client, bucket, key, content, replaced)
 
 
-def upload(client: "S3Client", folder: Path, uri: str, progress: Progress) -> None:
+def upload(client: "S3Client", folder: Path, uri: str, reporter: Reporter) -> None:
     """Write the small files of a folder below a prefix, and read each back: not every server checks what it gets.
 
     What is there already stays: the same content is as good, and other content is never written over.
@@ -286,7 +288,7 @@ def upload(client: "S3Client", folder: Path, uri: str, progress: Progress) -> No
         client: of the server.
         folder: flat.
         uri: `s3://bucket/prefix`.
-        progress: told of every file.
+        reporter: told of every file.
 
     Raises:
         InputError: the server cannot be reached or refuses, or something else is there.
@@ -299,7 +301,7 @@ def upload(client: "S3Client", folder: Path, uri: str, progress: Progress) -> No
             _put(client, bucket, key, content, None)
             if _again(partial(_content, client, bucket, key, len(content)))[0] != content:
                 raise InputError(f"s3://{bucket}/{key}: there is something else; delete it, and run again")
-        progress("upload", done + 1, len(paths))
+        reporter.progress("upload", done + 1, len(paths))
 
 
 def _put(client: "S3Client", bucket: str, key: str, content: bytes, replaced: str | None) -> bool:

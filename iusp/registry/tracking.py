@@ -29,6 +29,7 @@ from iusp.artifacts.records import Digested
 from iusp.config.params import Settings
 from iusp.errors import InputError
 from iusp.io.files import code_digest, digest, read_json
+from iusp.reporter import Reporter
 
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
 # database as an error, with a traceback, it raises as well.
@@ -48,9 +49,6 @@ EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
 BATCH_LIMIT = 1000  # metrics of one request
 REASON_LENGTH = 300
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-
-EpochLog = Callable[[str, Mapping[str, float]], None]
-"""Logs an epoch of a step, by the step's name."""
 
 
 class OutageError(InputError):
@@ -312,7 +310,7 @@ class Tracker:
         self.client.update_run(run.run_id, status="RUNNING")
         try:
             yield run
-        except GeneratorExit:  # given up by `epoch_log`: MLflow cannot be told
+        except GeneratorExit:  # given up by `TrackedReporter`: MLflow cannot be told
             raise
         except KeyboardInterrupt:
             self.client.set_terminated(run.run_id, "KILLED")
@@ -341,51 +339,72 @@ class Tracker:
         self.client.set_terminated(self.parent.run_id, status)
 
 
-@contextmanager
-def epoch_log(
-    open_tracker: Callable[[], Tracker], steps: Sequence[str], outage: str, tell: Callable[[str], None]
-) -> Iterator[EpochLog]:
-    """Open the runs of steps that train, and yield what logs their epochs.
+class TrackedReporter(Reporter):
+    """Passes everything on to another reporter, and logs each epoch to MLflow.
 
-    Args:
-        open_tracker: returns the execution's runs.
-        steps: their names.
-        outage: `registration.outage` of params.yaml. With `keep`, from MLflow's first failure on nothing is logged: the
-            registration step delivers all of it, from the training records, as of a step that DVC took from its cache.
-        tell: told in one line of a failure that is borne.
-
-    Raises:
-        OutageError: MLflow fails, and `outage` is `fail`.
+    With `outage` `keep`, nothing is logged any more after the first failure of MLflow: the registration step delivers
+    all of it later, from the training records, as it does for a step whose output DVC took from its cache.
     """
-    stack = ExitStack()
-    runs: dict[str, StepRun] = {}
 
-    def begin() -> None:
+    def __init__(self, shown: Reporter, outage: str) -> None:
+        self._shown = shown
+        self._outage = outage
+        self._stack = ExitStack()
+        self._runs: dict[str, StepRun] = {}
+
+    def progress(self, task: str, done: int, total: int, message: str = "") -> None:
+        """Pass it on."""
+        self._shown.progress(task, done, total, message)
+
+    def warning(self, message: str) -> None:
+        """Pass it on."""
+        self._shown.warning(message)
+
+    def epoch(self, network: str, row: Mapping[str, float], epochs: int) -> None:
+        """Show the epoch and log it."""
+        self._shown.epoch(network, row, epochs)
+        if network in self._runs:
+            self._attempt(lambda: self._runs[network].row(row, live=True))
+
+    def _begin(self, open_tracker: Callable[[], Tracker], networks: Sequence[str]) -> None:
         tracker = open_tracker()
-        runs.update((step, stack.enter_context(tracker.step(step))) for step in steps)
+        self._runs.update((network, self._stack.enter_context(tracker.step(network))) for network in networks)
 
-    def attempt(action: Callable[[], Any]) -> None:
+    def _attempt(self, action: Callable[[], Any]) -> None:
         try:
             with readable_errors():
                 action()
         except OutageError as error:
-            if outage == "fail":
+            if self._outage == "fail":
                 raise
-            # A later epoch would make those before it look logged; and each attempt takes its time.
-            runs.clear()
-            stack.pop_all()
-            tell(f"{error}. Training goes on; the registration step delivers what MLflow lacks")
+            # A later epoch would make the earlier ones look logged, and each attempt takes time.
+            self._runs.clear()
+            self._stack.pop_all()
+            self.warning(f"{error}. Training goes on; the registration step delivers what MLflow lacks")
 
-    def log(step: str, row: Mapping[str, float]) -> None:
-        if step in runs:
-            attempt(lambda: runs[step].row(row, live=True))
 
-    attempt(begin)
+@contextmanager
+def tracked(
+    shown: Reporter, open_tracker: Callable[[], Tracker], networks: Sequence[str], outage: str
+) -> Iterator[TrackedReporter]:
+    """Open the MLflow runs of networks that are about to be trained, and close them afterwards.
+
+    Args:
+        shown: also receives everything.
+        open_tracker: returns the execution's runs.
+        networks: names of the networks, as `Reporter.epoch` receives them.
+        outage: `registration.outage` of params.yaml: what to do while MLflow fails.
+
+    Raises:
+        OutageError: MLflow fails, and `outage` is `fail`.
+    """
+    reporter = TrackedReporter(shown, outage)
+    reporter._attempt(lambda: reporter._begin(open_tracker, networks))
     try:
-        yield log
+        yield reporter
     except BaseException as error:
-        # MLflow's own failure is no news any more.
+        # A second failure of MLflow must not hide this one.
         with suppress(OutageError), readable_errors():
-            stack.__exit__(type(error), error, error.__traceback__)
+            reporter._stack.__exit__(type(error), error, error.__traceback__)
         raise
-    attempt(stack.close)
+    reporter._attempt(reporter._stack.close)

@@ -16,7 +16,7 @@ import yaml
 
 from iusp.errors import InputError
 from iusp.io import files
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 POLL_SECONDS = 1.0
 # No git here, nothing sent home, and a cache of its own whatever the user's settings say.
@@ -55,12 +55,12 @@ class Version:
         """What changes with the content of any file, as JSON."""
         return [self.path, self.commit]
 
-    def fetch(self, folder: Path, progress: Progress) -> Path:
+    def fetch(self, folder: Path, reporter: Reporter) -> Path:
         """Fetch the files, but for those that an earlier call for the same version fetched, and verify their MD5s.
 
         Args:
             folder: DVC's workspace for it.
-            progress: told of every file.
+            reporter: told of every file.
 
         Returns:
             The folder below `folder` that holds the files, all of them.
@@ -74,13 +74,13 @@ class Version:
         where = f"{self.url} at {self.commit[:10]}"
         cache = folder / ".dvc/cache/fs"
         total = len(self.names)
-        progress("fetch", 0, total, where)
+        reporter.progress("fetch", 0, total, where)
         _prepare(folder)
         with files.atomic(folder / IMPORT) as temporary:
             temporary.write_text(self.imported, encoding="utf-8")
 
         def count() -> None:
-            progress("fetch", min(sum(len(names) for _, _, names in os.walk(cache)), total), total)
+            reporter.progress("fetch", min(sum(len(names) for _, _, names in os.walk(cache)), total), total)
 
         try:
             # A killed run may have left a DVC behind that still fetches.
@@ -102,7 +102,7 @@ class Version:
             if md5 is not None and not _has_md5(fetched / name, md5):
                 (fetched / name).unlink()
                 damaged.append(name)
-            progress("verify", done, total)
+            reporter.progress("verify", done, total)
         if damaged:
             raise InputError(f"{where}: its DVC remote holds damaged files ({_some(damaged)}); push them again")
         fetched.replace(complete)

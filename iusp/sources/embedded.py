@@ -22,7 +22,7 @@ import soundfile
 from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.io.files import atomic
 from iusp.io.processes import in_order, worker_pool
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 Wave = npt.NDArray[np.float32]
 Curve = npt.NDArray[np.float64]
@@ -90,7 +90,7 @@ class Scene:
     events: tuple[Event, ...]
 
 
-def write(folder: Path, seed: int, clips: dict[str, int], workers: int, progress: Progress) -> None:
+def write(folder: Path, seed: int, clips: dict[str, int], workers: int, reporter: Reporter) -> None:
     """Write an embedded data set in SONYC-UST's format; a run that was killed resumes.
 
     `folder` gets `audio/<sensor>_<number>.flac` (16 bit), `annotations.csv` with the columns of 2019, and
@@ -102,7 +102,7 @@ def write(folder: Path, seed: int, clips: dict[str, int], workers: int, progress
         seed: of all scenes and volunteers.
         clips: number of clips by split (`train`, `validate`, `test`).
         workers: processes that make scenes.
-        progress: told the number of clips that are done.
+        reporter: told the number of clips that are done.
     """
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def write(folder: Path, seed: int, clips: dict[str, int], workers: int, progress
             for rows in chunk:
                 table.writerows(rows)
             done += len(chunk)
-            progress("scenes", done, total)
+            reporter.progress("scenes", done, total)
 
 
 def scene(seed: int, split: str, number: int) -> Scene:

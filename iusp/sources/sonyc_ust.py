@@ -20,7 +20,7 @@ from iusp.io import download, files
 from iusp.io.addresses import is_secure
 from iusp.io.archives import Limits, unpack
 from iusp.io.download import MEGABYTE, RemoteFile
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 ZENODO = "https://zenodo.org/api/records"
 RECORD = "record.json"
@@ -107,12 +107,12 @@ class Record:
         """What changes with the content of any file, as JSON."""
         return [[file.name, file.size, file.md5] for file in self.files]
 
-    def fetch(self, folder: Path, progress: Progress, copy: Path | None = None) -> Path:
+    def fetch(self, folder: Path, reporter: Reporter, copy: Path | None = None) -> Path:
         """Fetch and unpack it, but for what is there of an earlier call for the same `identity`.
 
         Args:
             folder: gets `annotations.csv`, `dcase-ust-taxonomy.yaml`, `record.json`, and `audio/<archive>/<clip>`.
-            progress: told of megabytes.
+            reporter: told of megabytes.
             copy: where the clips will be copied to, if they will.
 
         Returns:
@@ -131,9 +131,9 @@ class Record:
         for stale in (folder / AUDIO).glob("*.partial"):
             shutil.rmtree(stale)
         self._check_space(wanted, packed, archives, folder, copy)
-        download.fetch(wanted, open_address, folder, self.title, progress)
+        download.fetch(wanted, open_address, folder, self.title, reporter)
         for file in packed:
-            _unpack(folder / ARCHIVES / file.name, _unpacked(file, folder), self.version.clips, progress)
+            _unpack(folder / ARCHIVES / file.name, _unpacked(file, folder), self.version.clips, reporter)
         shutil.rmtree(folder / ARCHIVES, ignore_errors=True)
         with files.atomic(folder / RECORD) as temporary:
             temporary.write_bytes(self.content)
@@ -166,12 +166,12 @@ class Record:
             )
 
 
-def keep(config: SonycUst, progress: Progress, copy: Path | None = None) -> Path:
+def keep(config: SonycUst, reporter: Reporter, copy: Path | None = None) -> Path:
     """Return the folder that the data set is kept in; fetch it first if it isn't there.
 
     Args:
         config: names the folder.
-        progress: told of megabytes.
+        reporter: told of megabytes.
         copy: where the clips will be copied to, if they will.
 
     Raises:
@@ -186,7 +186,7 @@ def keep(config: SonycUst, progress: Progress, copy: Path | None = None) -> Path
             record = open_record(config)
             # Neither the code nor the server matters: a download is gone on with whatever has changed.
             with files.work_folder(folder, files.digest(record.identity)) as work:
-                record.fetch(work, progress, copy)
+                record.fetch(work, reporter, copy)
     return folder
 
 
@@ -258,12 +258,12 @@ def _unpacked(file: RemoteFile, folder: Path) -> Path:
     return folder / AUDIO / file.name.partition(".")[0]
 
 
-def _unpack(archive: Path, folder: Path, clips: int, progress: Progress) -> None:
+def _unpack(archive: Path, folder: Path, clips: int, reporter: Reporter) -> None:
     """Unpack an archive, and delete it."""
     total = -(-archive.stat().st_size // MEGABYTE)
 
     def show(done: int) -> None:
-        progress(f"unpack {archive.name}, MB", min(done // MEGABYTE, total), total)
+        reporter.progress(f"unpack {archive.name}, MB", min(done // MEGABYTE, total), total)
 
     unpack(archive, folder, Limits(SUFFIXES, 3 * clips, LARGEST_CLIP_BYTES, 2 * clips * CLIP_BYTES), show)
     archive.unlink()

@@ -24,7 +24,7 @@ from iusp.data.taxonomy import read_taxonomy
 from iusp.errors import InputError
 from iusp.io import files
 from iusp.io.processes import in_order, worker_pool
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 from iusp.sources import embedded
 
 ANNOTATIONS = "annotations.csv"
@@ -61,7 +61,7 @@ class Remote(Protocol):
     def identity(self) -> list[Any]:
         """What changes with the content of any file, as JSON."""
 
-    def fetch(self, folder: Path, progress: Progress) -> Path:
+    def fetch(self, folder: Path, reporter: Reporter) -> Path:
         """Copy it into or below `folder`, but for what is there of an earlier call; return where it lies."""
 
 
@@ -81,7 +81,7 @@ class Clip:
 
 
 def run(
-    config: Dataset, output: Path, recordings: Path, progress: Progress, workers: int = cpu_count()
+    config: Dataset, output: Path, recordings: Path, reporter: Reporter, workers: int = cpu_count()
 ) -> dict[str, Any]:
     """Take a data set in SONYC-UST's format over: its tables into `output`, the recordings apart from them.
 
@@ -97,13 +97,13 @@ def run(
     - `dataset.json`: the summary.
 
     A killed run resumes. The bytes depend neither on that, nor on the number of workers, nor on where the same data
-    come from. What is elsewhere is fetched first, into the work in progress, or to where it is kept.
+    come from. What is elsewhere is fetched first, into the work in reporter, or to where it is kept.
 
     Args:
         config: the source and its rules.
         output: folder to write.
         recordings: folder to write the audio files into.
-        progress: told of every clip, and of all that is worth a look.
+        reporter: told of every clip, and of all that is worth a look.
         workers: parallel processes.
 
     Returns:
@@ -117,7 +117,7 @@ def run(
     if folder and config.source == "sonyc-ust":
         from iusp.sources.sonyc_ust import keep
 
-        keep(config.sonyc_ust, progress, recordings)
+        keep(config.sonyc_ust, reporter, recordings)
     remote = None if folder else _remote(config)
     key = _key(config, remote, output, recordings)
     with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
@@ -125,9 +125,9 @@ def run(
         if folder:
             source = _open(folder)
         elif remote:
-            source = _open(remote.fetch(copy, progress))
+            source = _open(remote.fetch(copy, reporter))
         else:
-            embedded.write(copy, config.seed, config.clips.by_split(), workers, progress)
+            embedded.write(copy, config.seed, config.clips.by_split(), workers, reporter)
             source = _open(copy)
         table, labels, dropped = _annotated(config, source)
         shared = _shared_sensors(table)
@@ -138,7 +138,7 @@ def run(
             )
         places, strays = _match(table, source.folder)
         clips = _clips(table, places, source.folder, labels["audio_filename"])
-        table = table.join(_ingest(config, clips, len(table), source.folder, audio_work, progress, workers))
+        table = table.join(_ingest(config, clips, len(table), source.folder, audio_work, reporter, workers))
         untested = _is_without_test(table, strays)
         _check_share(table[table["split"] != "test"] if untested else table, config.max_bad_share, output)
         index = table.loc[table["reason"] == "", [*INDEX, *(name for name in PLACE_AND_TIME if name in table)]]
@@ -159,19 +159,21 @@ def run(
         files.write_json(work / "dataset.json", summary)
         if not folder:
             shutil.rmtree(copy)
-    _report(summary, len(table), progress)
+    _report(summary, len(table), reporter)
     if untested:
-        progress("dataset", len(table), len(table), "no clip of test is there: validate is what will be reported on")
+        reporter.progress(
+            "dataset", len(table), len(table), "no clip of test is there: validate is what will be reported on"
+        )
     return summary
 
 
-def _report(summary: dict[str, Any], clips: int, progress: Progress) -> None:
+def _report(summary: dict[str, Any], clips: int, reporter: Reporter) -> None:
     """Tell what is worth a look, by name."""
     told = ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "duplicate_rows", "shared_sensors")
     for what in told:
         count, names = summary[what]["count"], summary[what]["names"]
         if count:
-            progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
+            reporter.progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
 
 
 def _folder(config: Dataset) -> Path | None:
@@ -333,12 +335,12 @@ def _clips(
 
 
 def _ingest(
-    config: Dataset, clips: Iterator[Clip], total: int, folder: Path, target: Path, progress: Progress, workers: int
+    config: Dataset, clips: Iterator[Clip], total: int, folder: Path, target: Path, reporter: Reporter, workers: int
 ) -> pd.DataFrame:
     """Take all clips over in parallel; return, in their order, `reason` (empty for the good) and what was found."""
     jobs = (partial(_take_all, config, folder, target, some) for some in _batched(clips, CLIPS_PER_CALL))
     with worker_pool(workers) as pool:
-        rows = _told(chain.from_iterable(in_order(pool, jobs, workers)), total, progress)
+        rows = _told(chain.from_iterable(in_order(pool, jobs, workers)), total, reporter)
         tables = [pd.DataFrame(some, columns=FOUND) for some in _batched(rows, ROWS)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=FOUND)
 
@@ -347,9 +349,9 @@ def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     return iter(lambda: list(islice(items, size)), [])
 
 
-def _told(rows: Iterator[Any], total: int, progress: Progress) -> Iterator[Any]:
+def _told(rows: Iterator[Any], total: int, reporter: Reporter) -> Iterator[Any]:
     for done, row in enumerate(rows, 1):
-        progress("dataset", done, total)
+        reporter.progress("dataset", done, total)
         yield row
 
 

@@ -33,8 +33,8 @@ from iusp.features.packed import FeatureSet, labelled_clips, read_features, read
 from iusp.io.files import atomic, code_digest, digest, sha256, work_folder, write_json
 from iusp.models.layers import Tagger
 from iusp.models.maps import frames
-from iusp.progress import Progress
 from iusp.registry.export import export
+from iusp.reporter import Reporter
 from iusp.training.loop import predict
 
 
@@ -57,7 +57,7 @@ class Inputs:
     students: Mapping[str, Sequence[Path]]
 
 
-def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) -> dict[str, Any]:
+def run(config: Evaluation, inputs: Inputs, output: Path, reporter: Reporter) -> dict[str, Any]:
     """Evaluate the teacher and every seed of every student on test (on validate where there is no test).
 
     Writes into `output`: `metrics.json` (the same bytes every time), `latency.json` (measured), `predictions/*.csv` in
@@ -70,7 +70,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         config: intervals, cost and pictures.
         inputs: the earlier steps' folders.
         output: folder to write.
-        progress: told of every network.
+        reporter: told of every network.
 
     Returns:
         What `metrics.json` says.
@@ -96,7 +96,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
     # One thread sums in the same order on every machine.
     torch.set_num_threads(1)
     with work_folder(output, digest(key)) as work:
-        networks, scores = _predict_all(folders, features, tags, split, work / "predictions", progress)
+        networks, scores = _predict_all(folders, features, tags, split, work / "predictions", reporter)
         judge = _Judge(config, taxonomy, inputs.dataset, features, split, tags)
         metrics = {
             "split": split,
@@ -117,7 +117,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, progress: Progress) ->
         for name, model in models_of.items():
             shutil.rmtree(model, ignore_errors=True)  # of a killed run
             export(folders[chosen[name]], model)
-        measured = _Exported(config, inputs, features, judge, shown, models_of).write(metrics, scores, chosen, progress)
+        measured = _Exported(config, inputs, features, judge, shown, models_of).write(metrics, scores, chosen, reporter)
         write_json(work / "metrics.json", metrics)
         write_json(work / "latency.json", measured)
         _draw(work, judge, {name: scores[network] for name, network in chosen.items()}, metrics)
@@ -177,7 +177,7 @@ def _described(seeds: Mapping[int, Path]) -> dict[str, Any]:
 
 
 def _predict_all(
-    folders: Mapping[str, Path], features: FeatureSet, tags: list[str], split: str, output: Path, progress: Progress
+    folders: Mapping[str, Path], features: FeatureSet, tags: list[str], split: str, output: Path, reporter: Reporter
 ) -> tuple[dict[str, Tagger], dict[str, NDArray[np.float64]]]:
     networks, scores = {}, {}
     filenames, log_mel = features.filenames(split), features.log_mel(split)
@@ -189,7 +189,7 @@ def _predict_all(
         if np.isnan(scores[name]).any():
             raise InputError(f"{folder}: says NaN; its weights or the features are damaged, run their steps again")
         write_predictions(output / f"{name}.csv", filenames, scores[name], tags)
-        progress("predictions", done + 1, len(folders))
+        reporter.progress("predictions", done + 1, len(folders))
     return networks, scores
 
 
@@ -270,7 +270,7 @@ class _Exported:
         metrics: Mapping[str, Any],
         scores: Mapping[str, NDArray[np.float64]],
         chosen: Mapping[str, str],
-        progress: Progress,
+        reporter: Reporter,
     ) -> dict[str, Any]:
         """Write `device/` and `evaluation/` of every student; return the latencies of all networks."""
         with tempfile.TemporaryDirectory() as temporary:
@@ -279,7 +279,7 @@ class _Exported:
             calibration = self._calibration()
             for done, (name, network) in enumerate(self.networks.items()):
                 write_onnx(network, self.features.config, calibration, folders[name])
-                progress("export", done + 1, len(self.networks))
+                reporter.progress("export", done + 1, len(self.networks))
             times = latency(self.networks, folders, self.features.config, self.config.latency_runs)
         clips = [self.inputs.recordings / name for name in self.features.filenames(metrics["split"])]
         students = {name: self.networks[name] for name in self.models_of}

@@ -21,7 +21,7 @@ from iusp.features.packed import features_digest, open_packed, read_table, write
 from iusp.io.files import Hashed, atomic, code_digest, digest, sha256, work_folder, write_json
 from iusp.io.memory import keep_memory
 from iusp.io.processes import in_order, worker_pool
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def run(
     dataset: Path,
     recordings: Path,
     output: Path,
-    progress: Progress,
+    reporter: Reporter,
     workers: int = cpu_count(),
 ) -> dict[str, int]:
     """Write `<split>.npy` (float16 (N, T, M)), `index.parquet` and `features.json` into `output`.
@@ -57,7 +57,7 @@ def run(
         dataset: folder that the dataset step wrote.
         recordings: folder of the audio files that the dataset step wrote.
         output: folder to write.
-        progress: told of every shard.
+        reporter: told of every shard.
         workers: parallel processes.
 
     Returns:
@@ -70,7 +70,7 @@ def run(
     with work_folder(output, digest([whole, code_digest()])) as folder:
         parts = folder / "parts"
         parts.mkdir(exist_ok=True)
-        _extract_all(_shards(index, config), recordings, parts, config, progress, workers)
+        _extract_all(_shards(index, config), recordings, parts, config, reporter, workers)
         clips = _assemble(config, index, whole, [parts], folder)
         shutil.rmtree(parts)
     return clips
@@ -83,7 +83,7 @@ def extract(
     output: Path,
     part: int,
     parts: int,
-    progress: Progress,
+    reporter: Reporter,
     workers: int = cpu_count(),
 ) -> None:
     """Do one part of the work of `run`, for a machine that shares it with others: every `parts`-th shard.
@@ -95,7 +95,7 @@ def extract(
         output: folder to write the shards into; what is there of an earlier, killed run is kept.
         part: number of this part, from 0.
         parts: into how many the work is divided.
-        progress: told of every shard.
+        reporter: told of every shard.
         workers: parallel processes.
 
     Raises:
@@ -103,7 +103,7 @@ def extract(
     """
     index, whole = _read_index(config, dataset)
     with work_folder(output, digest([whole, part, parts, code_digest()])) as folder:
-        _extract_all(_shards(index, config)[part::parts], recordings, folder, config, progress, workers)
+        _extract_all(_shards(index, config)[part::parts], recordings, folder, config, reporter, workers)
 
 
 def merge(config: Features, dataset: Path, parts: Sequence[Path], output: Path) -> dict[str, int]:
@@ -136,7 +136,7 @@ def _read_index(config: Features, dataset: Path) -> tuple[pd.DataFrame, str]:
 
 
 def _extract_all(
-    shards: list[Shard], recordings: Path, folder: Path, config: Features, progress: Progress, workers: int
+    shards: list[Shard], recordings: Path, folder: Path, config: Features, reporter: Reporter, workers: int
 ) -> None:
     missing = [shard for shard in shards if not (folder / shard.file).exists()]
     jobs = (
@@ -154,7 +154,7 @@ def _extract_all(
     with worker_pool(workers, _begin) as pool:
         for _ in in_order(pool, jobs, workers):
             done += 1
-            progress("features", done, len(shards))
+            reporter.progress("features", done, len(shards))
 
 
 def _assemble(

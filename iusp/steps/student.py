@@ -20,6 +20,7 @@ from iusp.distillation.losses import Distillation, Subject
 from iusp.distillation.skill import cluster_layers
 from iusp.io.files import code_digest, digest, sha256, work_folder
 from iusp.io.processes import worker_pool
+from iusp.reporter import Reporter
 from iusp.training.knowledge import Knowledge, ask, read_knowledge
 from iusp.training.loop import (
     Batch,
@@ -37,6 +38,11 @@ from iusp.training.loop import (
 # SKILL: into so many clusters, by so many clips, the teacher's layers are divided.
 CLUSTERS = 2
 CLUSTERED_CLIPS = 256
+
+
+def run_name(student: str, seed: int) -> str:
+    """Return the name of a student's MLflow run for one seed."""
+    return f"{student}-seed-{seed}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def run(
     features: Path,
     teacher: Path,
     output: Path,
-    on_epoch: Callable[[int, Row], None],
+    reporter: Reporter,
     cores: int = cpu_count(),
 ) -> dict[int, dict[str, Any]]:
     """Write `seed-<seed>/` (weights, config, record) for each seed into `output`.
@@ -88,7 +94,7 @@ def run(
         features: folder that the features step wrote.
         teacher: folder that the teacher step wrote.
         output: folder to write.
-        on_epoch: told of a seed and each row of its training record.
+        reporter: receives each epoch of each seed.
         cores: to be used.
 
     Returns:
@@ -119,7 +125,8 @@ def run(
                 if rows.empty():
                     time.sleep(0.1)
                 else:
-                    on_epoch(*rows.get())
+                    seed, row = rows.get()
+                    reporter.epoch(run_name(name, seed), row, common.training.epochs)
             descriptions = [future.result() for future in futures]
     return {one["seed"]: one for one in descriptions}
 

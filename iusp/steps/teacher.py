@@ -1,6 +1,6 @@
 """Step 3: train the teacher and store what it knows of every training clip."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from iusp.config.augmentation import Augmentations
 from iusp.config.teacher import Teacher
 from iusp.features.augmentation import draw_view
 from iusp.io.files import code_digest, digest, sha256, work_folder
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 from iusp.training import distributed
 from iusp.training.knowledge import write_knowledge
 from iusp.training.loop import (
@@ -34,8 +34,7 @@ def run(
     dataset: Path,
     features: Path,
     output: Path,
-    progress: Progress,
-    on_epoch: Callable[[Row], None],
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Write `weights.safetensors`, `config.json`, `record.csv` and `knowledge/` into `output`.
 
@@ -49,8 +48,7 @@ def run(
         dataset: folder that the dataset step wrote.
         features: folder that the features step wrote.
         output: folder to write.
-        progress: told of every batch of knowledge.
-        on_epoch: told of each row of the training record.
+        reporter: receives each epoch, and the progress of the knowledge.
 
     Returns:
         The teacher's `config.json`.
@@ -73,6 +71,9 @@ def run(
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         return {"labels": label_loss(logits, batch.targets, batch.mask)}
 
+    def on_epoch(row: Row) -> None:
+        reporter.epoch("teacher", row, config.training.epochs)
+
     inputs = [config.model_dump(), augmentation.model_dump(), data.features.digest, sha256(dataset / "labels.parquet")]
     first = distributed.rank() == 0
     with work_folder(output, digest([*inputs, code_digest()])) if first else nullcontext(output) as folder:
@@ -80,6 +81,6 @@ def run(
         if first:
             names = config.knowledge_names
             write_knowledge(
-                folder, network.eval(), data, augmentation.views, config.seed, config.views, names, progress
+                folder, network.eval(), data, augmentation.views, config.seed, config.views, names, reporter
             )
     return description

@@ -44,7 +44,7 @@ from iusp.features.packed import open_packed, write_header
 from iusp.io.files import Hashed, digest, read_json, sha256, write_json
 from iusp.models.layers import Tagger
 from iusp.models.maps import frames, pooled
-from iusp.progress import Progress
+from iusp.reporter import Reporter
 from iusp.training.loop import TrainingData
 
 # Inner products of embeddings are off by about 1/√2048 = 2 % of the norms.
@@ -64,7 +64,7 @@ def write_knowledge(
     seed: int,
     views: int,
     names: Sequence[str],
-    progress: Progress,
+    reporter: Reporter,
 ) -> None:
     """Run a teacher over `views` views of the training clips; views that are there already are kept.
 
@@ -76,7 +76,7 @@ def write_knowledge(
         seed: of the views.
         views: how many.
         names: of what is kept of each.
-        progress: told of every batch.
+        reporter: told of every batch.
     """
     clips, fill, device = data.clips, data.features.mean, teacher.device
     batches = -(-len(clips) // BATCH)
@@ -102,7 +102,7 @@ def write_knowledge(
                         packed[name] = stack.enter_context(Hashed(partial / f"{name}.npy"))
                         write_header(packed[name], (len(clips), *tensor.shape[1:]))
                     packed[name].write(tensor.cpu().numpy().astype(np.float16).tobytes())
-                progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
+                reporter.progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
         checksums |= {f"{finished.name}/{name}": stream.sha256.hexdigest() for name, stream in packed.items()}
         finished.parent.mkdir(exist_ok=True)
         partial.rename(finished)

@@ -26,8 +26,8 @@ from iusp.device.release import LATEST, Fetched, Manifest
 from iusp.errors import InputError
 from iusp.io import s3 as storage
 from iusp.io.files import sha256, write_json
-from iusp.progress import silent
 from iusp.registry.versions import fetch_artifacts
+from iusp.reporter import Reporter
 from tests.support import s3_servers
 from tests.support.local_servers import free_port
 from tests.support.project import ROOT, environment
@@ -71,11 +71,11 @@ def home(tmp_path: Path) -> Path:
 
 
 def publish(devices: list[Path], version: int, uri: str, key: Path | None = None) -> Manifest:
-    return release.publish(devices[version - 1], MODEL, version, uri, key, silent)
+    return release.publish(devices[version - 1], MODEL, version, uri, key, Reporter())
 
 
 def fetch(uri: str, home: Path, key: Path | None = None) -> Fetched:
-    return release.fetch(uri, home, key, silent)
+    return release.fetch(uri, home, key, Reporter())
 
 
 def refusal(action: Callable[[], Any]) -> str:
@@ -293,7 +293,7 @@ def test_what_device_json_does_not_describe_is_not_released(
 ) -> None:
     shutil.copytree(devices[0], tmp_path / "copy")
     spoil(tmp_path / "copy")
-    message = refusal(lambda: release.publish(tmp_path / "copy", MODEL, 1, uri, None, silent))
+    message = refusal(lambda: release.publish(tmp_path / "copy", MODEL, 1, uri, None, Reporter()))
     assert message.startswith("device.json does not describe '")
     assert bucket(server, prefix) == {}
 
@@ -307,12 +307,12 @@ def test_an_address_that_is_none(devices: list[Path], home: Path, address: str) 
 # Interruptions --------------------------------------------------------------------------------------------------------
 
 PUBLISH = (
-    "from iusp.device.release import publish; from iusp.progress import silent;"
-    "publish(Path(sys.argv[1]), 'iusp-student', 2, sys.argv[2], None, silent)"
+    "from iusp.device.release import publish; from iusp.reporter import Reporter;"
+    "publish(Path(sys.argv[1]), 'iusp-student', 2, sys.argv[2], None, Reporter())"
 )
 FETCH = (
-    "from iusp.device.release import fetch; from iusp.progress import silent;"
-    "fetch(sys.argv[1], Path(sys.argv[2]), None, silent)"
+    "from iusp.device.release import fetch; from iusp.reporter import Reporter;"
+    "fetch(sys.argv[1], Path(sys.argv[2]), None, Reporter())"
 )
 
 

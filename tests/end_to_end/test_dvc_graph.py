@@ -12,7 +12,7 @@ from iusp.config.base import STEPS
 
 ROOT = Path(__file__).parents[2]
 # They raise and report, and change no output.
-WITHOUT_EFFECT = {"iusp/errors.py", "iusp/progress.py"}
+WITHOUT_EFFECT = {"iusp/errors.py", "iusp/reporter.py"}
 
 
 @pytest.fixture(scope="module")

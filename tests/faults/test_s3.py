@@ -22,8 +22,8 @@ from iusp.config.dataset import SonycUst
 from iusp.device import release
 from iusp.io import download
 from iusp.io import s3 as storage
-from iusp.progress import silent
 from iusp.registry.versions import fetch_artifacts, register
+from iusp.reporter import Reporter
 from iusp.sources import sonyc_ust
 from tests.device.test_release import MODEL, bucket, content, device_folder, put
 from tests.sources.test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
@@ -103,18 +103,18 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
 
     def release_of(prefix: str) -> Operation:
         uri = f"s3://{BUCKET}/{prefix}"
-        release.publish(sources.devices[0], MODEL, 1, uri, None, silent)
+        release.publish(sources.devices[0], MODEL, 1, uri, None, Reporter())
 
         def latest(version: int) -> bool:
             """What any device would get now."""
             home = tmp_path / f"{prefix}-{version}"
-            fetched = release.fetch(uri, home, None, silent)
+            fetched = release.fetch(uri, home, None, Reporter())
             return fetched.manifest.version == version and content(home / "current") == content(
                 sources.devices[version - 1]
             )
 
         return Operation(
-            lambda: release.publish(sources.devices[1], MODEL, 2, uri, None, silent),
+            lambda: release.publish(sources.devices[1], MODEL, 2, uri, None, Reporter()),
             lambda: latest(2),
             lambda: latest(1),
             storage.REQUESTS,
@@ -122,9 +122,9 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
 
     def fetch_of(prefix: str) -> Operation:
         uri, home = f"s3://{BUCKET}/{prefix}", tmp_path / prefix
-        release.publish(sources.devices[1], MODEL, 2, uri, None, silent)
+        release.publish(sources.devices[1], MODEL, 2, uri, None, Reporter())
         return Operation(
-            lambda: release.fetch(uri, home, None, silent),
+            lambda: release.fetch(uri, home, None, Reporter()),
             lambda: content(home / "current") == content(sources.devices[1]),
             lambda: not (home / "current").exists(),
             storage.REQUESTS,
@@ -134,7 +134,9 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
         uri, target = f"s3://{BUCKET}/{prefix}", tmp_path / prefix
         s3_servers.upload(server, sources.recordings, f"{prefix}/")
         return Operation(
-            lambda: storage.list_folder(storage.connect(uri), uri, lambda name: True, "audio").fetch(target, silent),
+            lambda: storage.list_folder(storage.connect(uri), uri, lambda name: True, "audio").fetch(
+                target, Reporter()
+            ),
             lambda: tree(target) == tree(sources.recordings),
             # What has its name is whole.
             lambda: tree(target).items() <= tree(sources.recordings).items(),
@@ -147,7 +149,7 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
         settings = SonycUst(version=2019, mirror=f"s3://{BUCKET}/{prefix}", keep=str(target.parent))
         clips = {*(name for split in NAMES for name in NAMES[split])}
         return Operation(
-            lambda: sonyc_ust.keep(settings, silent),
+            lambda: sonyc_ust.keep(settings, Reporter()),
             lambda: (
                 {path.name: path.read_bytes() for path in settings.folder.rglob("*.wav")}  # type: ignore[union-attr]
                 == {name: CLIPS[name] for name in clips}
@@ -368,7 +370,10 @@ def test_mlflows_own_storage_in_s3(
     fetching()
     uri = f"s3://{BUCKET}/from-mlflow"
     refuses = Operation(
-        lambda: release.publish(tmp_path / "fetched/device", MODEL, 1, uri, None, silent), lambda: True, lambda: True, 0
+        lambda: release.publish(tmp_path / "fetched/device", MODEL, 1, uri, None, Reporter()),
+        lambda: True,
+        lambda: True,
+        0,
     )
     assert "device.json does not describe 'int8.onnx'" in one_line(refuses, capsys)
     assert bucket(server, "from-mlflow") == {}

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from iusp.data.taxonomy import read_taxonomy
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.sources import embedded
 
 SEED = 7
@@ -27,7 +27,7 @@ def rng(number: int = 0) -> np.random.Generator:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("embedded")
-    embedded.write(folder, SEED, CLIPS, 1, silent)
+    embedded.write(folder, SEED, CLIPS, 1, Reporter())
     return folder
 
 
@@ -60,7 +60,7 @@ def test_two_workers_write_the_bytes_of_one(tmp_path, folder):
 
 def test_killed_run_resumes_to_the_same_bytes_and_keeps_what_is_there(tmp_path):
     clips = {"train": 30, "validate": 3}
-    embedded.write(tmp_path, SEED, clips, 1, silent)
+    embedded.write(tmp_path, SEED, clips, 1, Reporter())
     before = contents(tmp_path)
     audio = sorted((tmp_path / "audio").iterdir())
     kept = {path: path.stat().st_mtime_ns for path in audio[::2]}
@@ -68,14 +68,14 @@ def test_killed_run_resumes_to_the_same_bytes_and_keeps_what_is_there(tmp_path):
         path.unlink()
     (tmp_path / "annotations.csv").unlink()
 
-    embedded.write(tmp_path, SEED, clips, 2, silent)
+    embedded.write(tmp_path, SEED, clips, 2, Reporter())
 
     assert contents(tmp_path) == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_more_clips_leave_the_earlier_ones_as_they_were(tmp_path, folder):
-    embedded.write(tmp_path, SEED, {"train": 27, "validate": 2}, 1, silent)
+    embedded.write(tmp_path, SEED, {"train": 27, "validate": 2}, 1, Reporter())
     small, large = contents(tmp_path), contents(folder)
     assert {name for name in small if name.endswith(".flac")} < set(large)
     assert all(small[name] == large[name] for name in small if name.endswith(".flac"))

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from iusp.config.dataset import Dataset
 from iusp.errors import InputError
 from iusp.io import s3 as storage
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.sources import dvc_repository as repository
 from iusp.steps import dataset
 from tests.steps.test_dataset import DEFAULTS, RATE, make, recordings, row, tree
@@ -77,7 +77,7 @@ def listed(uri: str = URI) -> storage.Folder:
 
 
 def ingest(settings: Dataset, output: Path) -> dict[str, Any]:
-    return dataset.run(settings, output, recordings(output), silent, 1)
+    return dataset.run(settings, output, recordings(output), Reporter(), 1)
 
 
 def outcome(output: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -112,7 +112,7 @@ def test_a_bucket_may_be_the_folder(server: str, source: Path, tmp_path: Path) -
     s3_servers.client(server).create_bucket(Bucket="all-of-it")
     s3_servers.upload(server, source, "", "all-of-it")
     for uri in ("s3://all-of-it", "s3://all-of-it/"):
-        assert tree(listed(uri).fetch(tmp_path / "copy", silent)) == tree(source)
+        assert tree(listed(uri).fetch(tmp_path / "copy", Reporter())) == tree(source)
 
 
 def test_the_same_data_give_the_same_bytes_from_a_folder_and_from_s3(
@@ -148,7 +148,7 @@ def test_any_change_there_changes_the_works_key(server: str, source: Path, tmp_p
     client.delete_object(Bucket=BUCKET, Key=f"changing/audio/{CLIPS[3]}")
     for changed in (CLIPS[0], CLIPS[3]):
         one = replace(before, objects=tuple(entry for entry in before.objects if entry.name == f"audio/{changed}"))
-        message = refusal(lambda one=one: one.fetch(tmp_path / "copy", silent))
+        message = refusal(lambda one=one: one.fetch(tmp_path / "copy", Reporter()))
         assert message.startswith(f"{uri}/audio/{changed}: it was ")
         assert "run again when nobody writes there" in message
     assert tree(tmp_path / "copy") == {}
@@ -207,7 +207,7 @@ def test_a_refusal_is_told_without_the_servers_words(
 ) -> None:
     folder = listed()
     proxy.fault = lambda key, before: Fault(status=status, code=code, message=f"{KEY} {SECRET} of 10.1.2.3")
-    for action in (listed, lambda: folder.fetch(tmp_path / "copy", silent)):
+    for action in (listed, lambda: folder.fetch(tmp_path / "copy", Reporter())):
         message = refusal(action)
         assert words in message
         assert "10.1.2.3" not in message
@@ -258,7 +258,7 @@ def test_what_passes_is_got_over(
 ) -> None:
     monkeypatch.setattr(storage, "READ_SECONDS", 0.5)
     proxy.fault = lambda key, before: PASSING[fault] if key == FIRST and before < 2 else None
-    assert tree(listed().fetch(tmp_path / "copy", silent)) == tree(source)
+    assert tree(listed().fetch(tmp_path / "copy", Reporter())) == tree(source)
     assert proxy.requests.count(FIRST) == 3
 
 
@@ -278,7 +278,7 @@ def test_what_stays_is_refused_and_the_rest_is_kept(
     last = f"{PREFIX}audio/{CLIPS[-1]}"
     proxy.fault = lambda key, before: PASSING[fault] if key == last else None
     folder = listed()
-    message = refusal(lambda: folder.fetch(tmp_path / "copy", silent))
+    message = refusal(lambda: folder.fetch(tmp_path / "copy", Reporter()))
     assert message.startswith(f"s3://{BUCKET}/{last}: ")
     assert words in message
     kept = tree(tmp_path / "copy")
@@ -287,7 +287,7 @@ def test_what_stays_is_refused_and_the_rest_is_kept(
     assert not list(tmp_path.rglob("*.part"))
     proxy.requests.clear()
     proxy.fault = lambda key, before: None
-    assert tree(folder.fetch(tmp_path / "copy", silent)) == tree(source)
+    assert tree(folder.fetch(tmp_path / "copy", Reporter())) == tree(source)
     assert set(proxy.requests) == {PREFIX + name for name in tree(source)} - {PREFIX + name for name in kept}
 
 
@@ -297,7 +297,7 @@ def test_an_object_without_s3s_checksum_is_verified_by_its_etag(proxy: Proxy, tm
     one = replace(folder, objects=(entry,))
     hidden = {"x-amz-checksum-crc32": ""}
     proxy.fault = lambda key, before: Fault(flip=True, headers=hidden)
-    assert "the ETag's MD5" in refusal(lambda: one.fetch(tmp_path / "copy", silent))
+    assert "the ETag's MD5" in refusal(lambda: one.fetch(tmp_path / "copy", Reporter()))
 
 
 def test_what_only_the_size_can_verify_is_counted(
@@ -319,13 +319,13 @@ STEP = """
 import sys
 from pathlib import Path
 from iusp.config.dataset import Dataset
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import dataset
 
 if __name__ == "__main__":
     output = Path(sys.argv[2])
     dataset.run(
-        Dataset.model_validate_json(sys.argv[1]), output, output.with_name(f"{output.name}-recordings"), silent, 1
+        Dataset.model_validate_json(sys.argv[1]), output, output.with_name(f"{output.name}-recordings"), Reporter(), 1
     )
 """
 
@@ -489,9 +489,9 @@ def test_a_revision_is_pinned_to_its_commit(tracked: Tracked, tmp_path: Path, mo
     assert first.names["annotations.csv"] is None  # by git itself
     assert len(second.names["annotations.csv"] or "") == 32
     assert first.identity != second.identity
-    fetched = second.fetch(tmp_path / "copy", silent)
+    fetched = second.fetch(tmp_path / "copy", Reporter())
     assert soundfile.info(fetched / "audio" / CLIPS[0]).frames == RATE
-    assert tree(second.fetch(tmp_path / "copy", silent)) == tree(fetched)
+    assert tree(second.fetch(tmp_path / "copy", Reporter())) == tree(fetched)
 
 
 @pytest.mark.parametrize(
@@ -535,18 +535,18 @@ def test_a_remote_that_lacks_or_damages_files(
     assert md5
     key = f"dvc/files/md5/{md5[:2]}/{md5[2:]}"
     client.delete_object(Bucket=BUCKET, Key=key)
-    message = refusal(lambda: version.fetch(tmp_path / "copy", silent))
+    message = refusal(lambda: version.fetch(tmp_path / "copy", Reporter()))
     assert CLIPS[5] in message or "more" in message
     assert "see that its DVC remote has them (dvc push), and run again" in message
     assert str(tmp_path) not in message
 
     content = (source / "audio" / CLIPS[5]).read_bytes()
     client.put_object(Bucket=BUCKET, Key=key, Body=content[:-1] + bytes([content[-1] ^ 1]))
-    message = refusal(lambda: version.fetch(tmp_path / "copy", silent))
+    message = refusal(lambda: version.fetch(tmp_path / "copy", Reporter()))
     assert f"its DVC remote holds damaged files (audio/{CLIPS[5]}); push them again" in message
 
     client.put_object(Bucket=BUCKET, Key=key, Body=content)
-    assert (version.fetch(tmp_path / "copy", silent) / "audio" / CLIPS[5]).read_bytes() == content
+    assert (version.fetch(tmp_path / "copy", Reporter()) / "audio" / CLIPS[5]).read_bytes() == content
 
 
 def test_a_killed_run_leaves_a_dvc_that_is_waited_for(

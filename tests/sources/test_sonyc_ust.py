@@ -36,7 +36,7 @@ from iusp.data.labels import PLACE_AND_TIME
 from iusp.errors import InputError
 from iusp.io import download, files
 from iusp.io.archives import Limits, unpack
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.sources import sonyc_ust
 from iusp.steps import dataset
 from tests.steps.test_dataset import COLUMNS, DEFAULTS, RATE, ROOT, reasons, recordings, row, tree
@@ -134,12 +134,12 @@ def config(**changes: Any) -> Dataset:
 
 
 def ingest(settings: Dataset, output: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    dataset.run(settings, output, recordings(output), silent, 1)
+    dataset.run(settings, output, recordings(output), Reporter(), 1)
     return tree(output), tree(recordings(output))
 
 
 def fetch(folder: Path) -> dict[str, bytes]:
-    return tree(sonyc_ust.open_record(config().sonyc_ust).fetch(folder, silent))
+    return tree(sonyc_ust.open_record(config().sonyc_ust).fetch(folder, Reporter()))
 
 
 def refusal(action: Callable[[], Any]) -> str:
@@ -159,10 +159,10 @@ import sys
 from pathlib import Path
 from iusp.sources import sonyc_ust
 from iusp.config.dataset import SonycUst
-from iusp.progress import silent
+from iusp.reporter import Reporter
 
 sonyc_ust.ZENODO = sys.argv[1]
-sonyc_ust.keep(SonycUst(version=2019, mirror=None, keep=sys.argv[2]), silent)
+sonyc_ust.keep(SonycUst(version=2019, mirror=None, keep=sys.argv[2]), Reporter())
 """
 
 
@@ -230,11 +230,11 @@ def test_what_another_run_has_just_fetched_is_not_fetched_again(
 
     def late(folder: Path) -> AbstractContextManager[None]:
         monkeypatch.setattr(files, "alone", alone)
-        sonyc_ust.keep(settings, silent)
+        sonyc_ust.keep(settings, Reporter())
         return alone(folder)
 
     monkeypatch.setattr(files, "alone", late)
-    sonyc_ust.keep(settings, silent)
+    sonyc_ust.keep(settings, Reporter())
     assert len(server.asked("record.json")) == 1
 
 
@@ -266,7 +266,7 @@ def test_a_mirror_gives_the_same(
         part = tmp_path / "copy/archives" / f"{DEV}.partial"
         part.parent.mkdir(parents=True)
         part.write_bytes((published / DEV).read_bytes()[:20_000])
-        sonyc_ust.open_record(settings.sonyc_ust).fetch(tmp_path / "copy", silent)
+        sonyc_ust.open_record(settings.sonyc_ust).fetch(tmp_path / "copy", Reporter())
         assert (tmp_path / "copy/audio/audio-dev" / NAMES["train"][0]).read_bytes() == CLIPS[NAMES["train"][0]]
         assert ingest(settings, tmp_path / "out") == expected
         nowhere = config(mirror=f"s3://{s3_servers.BUCKET}/nowhere").sonyc_ust
@@ -470,7 +470,7 @@ def test_progress_tells_megabytes_that_are_here(
     calls: list[tuple[Any, ...]] = []
     server.fault = once(DEV, Fault(status=404))
     with pytest.raises(InputError):
-        sonyc_ust.open_record(config().sonyc_ust).fetch(tmp_path / "copy", silent)
+        sonyc_ust.open_record(config().sonyc_ust).fetch(tmp_path / "copy", Reporter())
     server.fault = lambda name, before: None
     sonyc_ust.open_record(config().sonyc_ust).fetch(tmp_path / "copy", lambda *call: calls.append(call))
     task, done, total, message = calls[0]
@@ -508,10 +508,10 @@ def test_the_disk_must_also_hold_the_copy_but_not_what_a_killed_run_left(
     # Packed and, four times as large, unpacked; then the copy, in the place of what was packed.
     for needed, copy in ((5 * packed + tables, None), (8 * packed + tables, tmp_path / "data/recordings")):
         room = needed - 1
-        message = refusal(lambda copy=copy: record.fetch(tmp_path / "kept", silent, copy))
+        message = refusal(lambda copy=copy: record.fetch(tmp_path / "kept", Reporter(), copy))
         assert "GB are free; make room, or set dataset.sonyc_ust.keep to a folder of another disk" in message
         assert not stale.exists()
-    record.fetch(tmp_path / "kept", silent, Path("/dev/recordings"))
+    record.fetch(tmp_path / "kept", Reporter(), Path("/dev/recordings"))
     room, settings = 8 * packed + tables - 1, config(keep=str(tmp_path))
     assert "GB are free" in refusal(lambda: ingest(settings, tmp_path / "out"))
     room += 1

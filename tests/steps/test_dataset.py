@@ -15,7 +15,7 @@ from iusp.data.labels import derive_labels, read_annotations
 from iusp.data.taxonomy import read_taxonomy
 from iusp.errors import InputError
 from iusp.io import files
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import dataset
 
 ROOT = Path(iusp.__file__).parent
@@ -70,7 +70,7 @@ def recordings(output):
 
 
 def ingest(settings, output, workers=1):
-    return dataset.run(settings, output, recordings(output), silent, workers)
+    return dataset.run(settings, output, recordings(output), Reporter(), workers)
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from iusp.io import files
 from iusp.config.dataset import Dataset
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import dataset
 
 finish = files.atomic
@@ -346,7 +346,7 @@ def atomic(path):
 
 files.atomic = atomic
 if __name__ == "__main__":
-    dataset.run(Dataset.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), silent, workers=1)
+    dataset.run(Dataset.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Reporter(), workers=1)
 """
 
 

@@ -19,7 +19,7 @@ import iusp
 from iusp import models
 from iusp.errors import InputError
 from iusp.features.augmentation import draw_view
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import teacher
 from iusp.training.knowledge import write_knowledge
 from iusp.training.loop import batches, distributed, epoch_order
@@ -104,7 +104,7 @@ def test_knowledge_is_that_of_one_process_to_the_byte(world, together, tmp_path)
     shutil.copy(together / "weights.safetensors", tmp_path)
     network, _ = models.load(together)
     views, names = AUGMENTATION.views, CONFIG.knowledge_names
-    write_knowledge(tmp_path, network, training_data(world), views, CONFIG.seed, CONFIG.views, names, silent)
+    write_knowledge(tmp_path, network, training_data(world), views, CONFIG.seed, CONFIG.views, names, Reporter())
     assert tree(tmp_path / "knowledge") == tree(together / "knowledge")
 
 

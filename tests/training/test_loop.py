@@ -28,7 +28,7 @@ from iusp.errors import InputError
 from iusp.features.augmentation import augment, draw_view
 from iusp.features.packed import read_features
 from iusp.io.files import sha256
-from iusp.progress import silent
+from iusp.reporter import Reporter
 from iusp.steps import student, teacher
 from iusp.training.knowledge import EMBEDDING_DIMENSIONS, ask, read_knowledge
 from iusp.training.loop import batches, choose_device, epoch_order, label_loss, new_network, predict, read_training_data
@@ -136,12 +136,27 @@ def make(folder, seed=0):
     return folder
 
 
-def teach(world, output, config=TEACHER, on_epoch=lambda row: None, progress=silent):
-    return teacher.run(config, AUGMENTATION, world / "dataset", world / "features", output, progress, on_epoch)
+class Listener(Reporter):
+    """Calls functions of a test with what a step reports."""
+
+    def __init__(self, on_epoch=lambda network, row: None, on_progress=lambda *progress: None):
+        self.on_epoch, self.on_progress = on_epoch, on_progress
+
+    def progress(self, task, done, total, message=""):
+        self.on_progress(task, done, total, message)
+
+    def epoch(self, network, row, epochs):
+        self.on_epoch(network, row)
+
+
+def teach(world, output, config=TEACHER, on_epoch=lambda row: None, progress=lambda *progress: None):
+    reporter = Listener(lambda network, row: on_epoch(row), progress)
+    return teacher.run(config, AUGMENTATION, world / "dataset", world / "features", output, reporter)
 
 
 def learn(world, taught, output, config=STUDENT, common=COMMON, on_epoch=lambda seed, row: None, cores=2):
-    return student.run("small", config, common, world / "dataset", world / "features", taught, output, on_epoch, cores)
+    reporter = Listener(lambda network, row: on_epoch(int(network.removeprefix("small-seed-")), row))
+    return student.run("small", config, common, world / "dataset", world / "features", taught, output, reporter, cores)
 
 
 def tree(folder):
@@ -651,7 +666,7 @@ def test_where_all_views_are_one_online_trains_as_cached_does(world, tmp_path):
     still = VIEWS.model_copy(update={"roll": False, "gain_db": 0.0, "mixup": 0.0, "time_masks": 0, "band_masks": 0})
     augmentation = AUGMENTATION.model_copy(update={"views": still})
     folders = world / "dataset", world / "features"
-    teacher.run(TEACHER, augmentation, *folders, tmp_path / "teacher", silent, lambda row: None)
+    teacher.run(TEACHER, augmentation, *folders, tmp_path / "teacher", Reporter())
     config = LONG.model_copy(update={"method": "+".join(METHODS), "layers": EARLIER})
     for name, common in (("cached", COMMON), ("online", ONLINE)):
         learn(world, tmp_path / "teacher", tmp_path / name, config, common)
