@@ -31,8 +31,8 @@ def main() -> None:
         knowledge = read_knowledge(folder, data)
         view = knowledge.view(0)
         for student, network in STUDENTS.items():
-            fast = Setting(*network, config.student.training, clips=CLIPS)
-            slow = Setting(*network, config.student.training, clips=SLOW_CLIPS)
+            fast = Setting(*network, config.distillation.training, clips=CLIPS)
+            slow = Setting(*network, config.distillation.training, clips=SLOW_CLIPS)
             if architecture == "residual":
                 cached = {method: epoch(fast, data, view, method, knowledge) for method in NAMES}
                 times = interleaved(cached, 8)
@@ -50,7 +50,7 @@ def main() -> None:
             what = f"an epoch of {student} (iusp), against the {title} in the loop"
             report.figures.append(ratio(what, times["online"], times["cached"], target))
             cached_clip, online_clip = (statistics.median(times[name]) / SLOW_CLIPS for name in ("cached", "online"))
-            views, epochs = config.teacher.views, config.student.training.epochs
+            views, epochs = config.teacher.views, config.distillation.training.epochs
             report.notes.append(
                 f"{title}, student {student}: to ask the teacher about a view of a clip costs {making * 1000:.2g} ms, "
                 f"once; {views} views pay after {math.ceil(views * making / (online_clip - cached_clip))} epochs "

@@ -10,7 +10,7 @@ from torch import Tensor
 from iusp import models
 from iusp.config.augmentation import Augmentation
 from iusp.config.training import Training
-from iusp.distillation.losses import Distillation, Subject
+from iusp.distillation.losses import DistillationLosses, Subject
 from iusp.features.augmentation import View
 from iusp.models.layers import Tagger
 from iusp.reporter import Reporter
@@ -85,7 +85,7 @@ def epoch(
     shapes = {name: knowledge.read(name, 0).shape[1:] for name in names} if knowledge else {}
     subject = Subject(layer_channels(network, data), len(data.clips.tags), shapes)
     weights = {} if method == "labels" else {method: 1.0}
-    distillation = Distillation(weights, {"sp": [1], "iusp": [1]}, 1, subject)
+    distillation = DistillationLosses(weights, {"sp": [1], "iusp": [1]}, 1, subject)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=10**6)
     order = epoch_order(len(data.clips), 0, 0)[: setting.clips]

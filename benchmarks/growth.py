@@ -79,7 +79,7 @@ def one(size: int) -> dict[str, list[float]]:
         else:
             data = read_training_data(folder, folder / "features", "coarse")
             view = draw_view(config.augmentation.views, 0, "training", 0, data.shape)
-            job = epoch(Setting(*STUDENT, config.student.training), data, view)
+            job = epoch(Setting(*STUDENT, config.distillation.training), data, view)
             start = _seconds()
             job()
         found[what] = [_seconds() - start, memory.peak]

@@ -33,7 +33,7 @@ the usual way has (soxr, as in librosa).""",
     "distillation": """## Distillation
 
 Epochs of a student on one thread, with the teacher's stored knowledge, with labels alone, and with the teacher in the
-loop (`student.knowledge: online`).""",
+loop (`distillation.knowledge: online`).""",
     "training": """## Training step
 
 Forward, backward, AdamW and the input pipeline on one thread. Plain is what PyTorch does by itself: float32 and

@@ -134,7 +134,7 @@ def _teacher_epoch(place: Place) -> dict[str, float]:
 def _epoch(place: Place) -> dict[str, float]:
     training = place.training()
     knowledge = place.knowledge(training)
-    setting = Setting(*STUDENT, place.config.student.training)
+    setting = Setting(*STUDENT, place.config.distillation.training)
     return _measured(epoch(setting, training, knowledge.view(0), "iusp", knowledge))
 
 
@@ -148,7 +148,7 @@ def _input_pipeline(place: Place, from_disk: bool = False) -> dict[str, float]:
     for path in files if from_disk else ():  # else they are in memory, as opening them has compared their SHA-256
         _forget(path)
     view, order = knowledge.view(0), epoch_order(len(training.clips), 0, 0)
-    size, device = place.config.student.training.batch_size, torch.device("cpu")
+    size, device = place.config.distillation.training.batch_size, torch.device("cpu")
 
     def job() -> None:
         for _ in batches(training, view, order, size, device, known):
@@ -305,7 +305,7 @@ def _plan(
     epochs, views = config.teacher.training.epochs, config.teacher.views
     shards = PLAN_CLIPS // config.features.clips_per_shard
     knowledge = views * sum(held[name] for name in config.teacher.knowledge_names)
-    student = config.student.training.epochs * each["epoch"]
+    student = config.distillation.training.epochs * each["epoch"]
     steps = [  # name, pods, cores of a pod, core-seconds, the part whose memory it takes, bytes kept, bytes for a while
         ("dataset", 1, cores, cores * each["dataset"], "dataset", held["recordings"], 0),
         ("features", PODS, 1, each["features, 1 cores"], "features, 1 cores", held["features"], held["features"]),

@@ -39,7 +39,6 @@ from iusp.config.augmentation import Augmentation
 from iusp.config.params import Config, load
 from iusp.config.students import Student
 from iusp.data.taxonomy import read_taxonomy
-from iusp.distillation.losses import Distillation
 from iusp.errors import InputError
 from iusp.evaluation.metrics import score, score_table
 from iusp.evaluation.scoring import truth_table
@@ -310,7 +309,7 @@ def train(run: Run, world: World, config: Config) -> dict[str, Any]:
         layers=layers,
         seeds=[run.seed],
     )
-    optimisation = config.student.training.model_copy(
+    optimisation = config.distillation.training.model_copy(
         update={
             "epochs": run.epochs,
             "patience": run.epochs,
@@ -319,7 +318,7 @@ def train(run: Run, world: World, config: Config) -> dict[str, Any]:
             "threads": 1,
         }
     )
-    common = config.student.model_copy(
+    common = config.distillation.model_copy(
         update={"training": optimisation, "knowledge": "online" if run.variant == "online" else "cached"}
     )
     folder = Path(mkdtemp(dir=world.folder))
@@ -414,8 +413,8 @@ def usual(config: Config) -> Chosen:
     """Return the settings of params.yaml."""
 
     def chosen(method: str) -> dict[str, Any]:
-        weights = {term: getattr(config.student.weights, term) for term in method.split("+") if term != "labels"}
-        return {"weights": json.dumps(weights), "learning_rate": config.student.training.learning_rate}
+        weights = {term: getattr(config.distillation.weights, term) for term in method.split("+") if term != "labels"}
+        return {"weights": json.dumps(weights), "learning_rate": config.distillation.training.learning_rate}
 
     return chosen
 

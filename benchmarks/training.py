@@ -80,7 +80,7 @@ def main() -> None:
         + " on one thread."
     )
     for title, network in NETWORKS.items():
-        of = config.teacher.training if "teacher" in title else config.student.training
+        of = config.teacher.training if "teacher" in title else config.distillation.training
         augmentation = config.augmentation.teacher if "teacher" in title else config.augmentation.views
         kinds = {precision: of.model_copy(update={"precision": precision}) for precision in ("float32", "bfloat16")}
         view = draw_view(augmentation, 0, "training", 0, data.shape)

@@ -20,7 +20,7 @@ def student(
     Args:
         name: the student's.
         config: the student's entry in `students` of params.yaml, with this seed alone, as JSON.
-        common: `student` of params.yaml, as JSON.
+        common: `distillation` of params.yaml, as JSON.
         dataset: of the dataset step.
         features: of the features step.
         teacher: of the teacher step.
@@ -30,12 +30,12 @@ def student(
     from pathlib import Path
 
     from iusp.cli.console import readable_failures, shown_progress
+    from iusp.config.students import Distillation
     from iusp.config.students import Student as Config
-    from iusp.config.students import StudentTraining
     from iusp.registry.tracking import Tracker, tracked
     from iusp.steps.student import run, run_name
 
-    settings = Config.model_validate_json(config), StudentTraining.model_validate_json(common)
+    settings = Config.model_validate_json(config), Distillation.model_validate_json(common)
     inputs = Path(dataset.path), Path(features.path), Path(teacher.path)
     networks, outage = [run_name(name, seed) for seed in settings[0].seeds], os.environ["IUSP_OUTAGE"]
     with readable_failures(), shown_progress() as shown, tracked(shown, Tracker.joined, networks, outage) as reporter:

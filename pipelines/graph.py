@@ -119,7 +119,7 @@ def build(config: Config) -> GraphComponent:
                     task = _named(student, f"{name}-seed-{seed}")(
                         name=name,
                         config=json.dumps(settings["students"][name] | {"seeds": [seed]}, sort_keys=True),
-                        common=text("student"),
+                        common=text("distillation"),
                         dataset=tables,
                         features=log_mel,
                         teacher=knowledge,

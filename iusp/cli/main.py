@@ -132,7 +132,7 @@ def teacher(ctx: click.Context) -> None:
 def student(ctx: click.Context, name: str) -> None:
     """Train the student NAME, once for each of its seeds.
 
-    Reads params.yaml's `student` and `students.NAME`, data and models/teacher; writes models/students/NAME. Losses and
+    Reads params.yaml's `distillation` and `students.NAME`, data and models/teacher; writes models/students/NAME. Losses and
     AUPRC go to MLflow after each epoch.
     """
     from iusp.cli.console import shown_progress
@@ -145,7 +145,7 @@ def student(ctx: click.Context, name: str) -> None:
     entry = config.students[name]
     networks, outage = [run_name(name, seed) for seed in entry.seeds], config.registration.outage
     with shown_progress() as shown, tracked(shown, _tracker(config), networks, outage) as reporter:
-        run(name, entry, config.student, DATASET, FEATURES, TEACHER, STUDENTS / name, reporter)
+        run(name, entry, config.distillation, DATASET, FEATURES, TEACHER, STUDENTS / name, reporter)
 
 
 @main.command()

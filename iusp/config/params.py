@@ -13,7 +13,7 @@ from iusp.config.evaluation import Evaluation
 from iusp.config.features import Features
 from iusp.config.kubeflow import Kubeflow
 from iusp.config.registration import Registration
-from iusp.config.students import Student, StudentTraining
+from iusp.config.students import Distillation, Student
 from iusp.config.teacher import Teacher
 from iusp.errors import InputError
 from iusp.io.files import parse_yaml
@@ -30,7 +30,7 @@ class Settings(Section):
     """Of training clips."""
     teacher: Teacher
     """The large network."""
-    student: StudentTraining
+    distillation: Distillation
     """What all students share."""
     students: Annotated[dict[str, Student], Field(min_length=1)]
     """The small networks, by name."""
@@ -53,7 +53,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _known(self) -> "Settings":
         for name, student in self.students.items():
-            if missing := set(student.knowledge_names(self.student.layers)) - set(self.teacher.knowledge_names):
+            if missing := set(student.knowledge_names(self.distillation.layers)) - set(self.teacher.knowledge_names):
                 kind, _, layer = min(missing).partition("-")
                 raise ValueError(
                     f"students.{name}: {student.method} needs the teacher's {kind}{layer and ' of layer '}{layer}; "

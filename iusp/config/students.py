@@ -53,7 +53,7 @@ class TappedLayers(Section):
     """The student's, which get a head each."""
 
 
-class StudentTraining(Section):
+class Distillation(Section):
     """What all students share."""
 
     weights: Weights
@@ -79,9 +79,9 @@ class Student(Section):
     method: str
     """`labels`, or distillation losses (docs/methods.md) joined by `+`: `kd`, `sp`, `iusp`, `iusp+kd`, …"""
     weights: dict[str, NonNegative] | None = None
-    """Weights λ of this student where they differ from `student.weights`."""
+    """Weights λ of this student where they differ from `distillation.weights`."""
     layers: dict[str, Layers] | None = None
-    """Layers that the methods tap, where they differ from `student.layers`."""
+    """Layers that the methods tap, where they differ from `distillation.layers`."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """One network is trained for each; the best on validate is registered."""
 

@@ -39,7 +39,7 @@ class Subject:
     families: Sequence[tuple[int, Sequence[int]]] = ()
 
 
-class Distillation(nn.Module):
+class DistillationLosses(nn.Module):
     """The weighted distillation losses of a student.
 
     Args:

@@ -111,7 +111,9 @@ def _student(
     split: str,
     lineage: Mapping[str, str],
 ) -> int:
-    params = {"student": name} | config.students[name].model_dump(mode="json") | config.student.model_dump(mode="json")
+    params = (
+        {"student": name} | config.students[name].model_dump(mode="json") | config.distillation.model_dump(mode="json")
+    )
     params["weights"] = numbers["weights"]
     runs = {}
     for seed, auprc in numbers["seeds"].items():

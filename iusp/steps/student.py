@@ -15,8 +15,8 @@ from torch import Tensor
 
 from iusp import models
 from iusp.artifacts.records import Row
-from iusp.config.students import Student, StudentTraining
-from iusp.distillation.losses import Distillation, Subject
+from iusp.config.students import Distillation, Student
+from iusp.distillation.losses import DistillationLosses, Subject
 from iusp.distillation.skill import cluster_layers
 from iusp.io.files import code_digest, digest, sha256, work_folder
 from iusp.io.processes import worker_pool
@@ -62,7 +62,7 @@ class Job:
 
     student: Student
     weights: dict[str, float]
-    common: StudentTraining
+    common: Distillation
     seed: int
     dataset: Path
     features: Path
@@ -73,7 +73,7 @@ class Job:
 def run(
     name: str,
     student: Student,
-    common: StudentTraining,
+    common: Distillation,
     dataset: Path,
     features: Path,
     teacher: Path,
@@ -171,7 +171,7 @@ def learn(job: Job, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
             check_layers(f"layers.{method} of a {job.student.architecture}", layers, len(channels))
     names = job.student.knowledge_names(job.common.layers)
     subject = _subject(channels, data, knowledge, names, tapped.get("skill", ()))
-    distillation = Distillation(job.weights, tapped, job.common.temperature, subject).to(network.device)
+    distillation = DistillationLosses(job.weights, tapped, job.common.temperature, subject).to(network.device)
     teacher = models.load(job.teacher)[0].to(network.device) if job.common.knowledge == "online" else None
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:

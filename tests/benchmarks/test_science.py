@@ -113,5 +113,5 @@ def test_methods_are_compared_on_the_same_seeds_and_nothing_is_made_twice(search
 def test_a_quick_study_takes_the_weights_of_the_pipeline() -> None:
     chosen = usual(load(ROOT / "params.yaml"))
     assert json.loads(chosen("labels")["weights"]) == {}
-    weights = load(ROOT / "params.yaml").student.weights
+    weights = load(ROOT / "params.yaml").distillation.weights
     assert json.loads(chosen("iusp+kd")["weights"]) == {"iusp": weights.iusp, "kd": weights.kd}

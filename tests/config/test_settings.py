@@ -108,15 +108,15 @@ def test_a_source_has_a_name_for_people(params: dict, changes: dict, name: str) 
         ),
         (("teacher", "knowledge"), ["logits", "frames"], "teacher.knowledge.1"),
         (("teacher", "layers"), [], "teacher.layers"),
-        (("student", "layers", "inter"), [-1], "student.layers.inter.0"),
-        (("student", "layers", "kd"), [1], "student.layers.kd: no such key"),
-        (("student", "knowledge"), "live", "student.knowledge"),
+        (("distillation", "layers", "inter"), [-1], "distillation.layers.inter.0"),
+        (("distillation", "layers", "kd"), [1], "distillation.layers.kd: no such key"),
+        (("distillation", "knowledge"), "live", "distillation.knowledge"),
         (("students", "small", "seeds"), [1, 1], "seeds [1, 1] must differ"),
         (("students", "small", "seeds"), [], "students.small.seeds"),
         (("students", "../up"), {}, "students.../up"),
         (("dataset", "min_seconds"), 100, "min_seconds 100 <= max_seconds 60 must hold"),
         (("features", "clip_seconds"), 0.01, "must not exceed a clip's 160 samples"),
-        (("student", "training", "threads"), 100_000, "student.training.threads"),
+        (("distillation", "training", "threads"), 100_000, "distillation.training.threads"),
         (("students",), {}, "students: Dictionary should have at least 1 item"),
         (("registration", "model_name"), "a/b", "registration.model_name"),
         (("registration", "gate", "floors", "micro_auprc"), 1.2, "registration.gate.floors.micro_auprc"),
@@ -195,7 +195,10 @@ def test_weights_of_a_student_override_the_common_ones(params: dict) -> None:
         }
     }
     config = Config.model_validate(params)
-    assert config.students["a"].loss_weights(config.student.weights) == {"kd": 3.0, "iusp": config.student.weights.iusp}
+    assert config.students["a"].loss_weights(config.distillation.weights) == {
+        "kd": 3.0,
+        "iusp": config.distillation.weights.iusp,
+    }
 
 
 def test_layers_of_a_student_override_the_common_ones(params: dict) -> None:
@@ -203,7 +206,7 @@ def test_layers_of_a_student_override_the_common_ones(params: dict) -> None:
     small = params["students"]["small"]
     small |= {"method": "inter+consistency+sp+iusp", "layers": {"sp": [3, 1]}}
     config = Config.model_validate(params)
-    student, common = config.students["small"], config.student.layers
+    student, common = config.students["small"], config.distillation.layers
     assert student.tapped(common) == {"sp": [3, 1], "iusp": [1], "inter": [2]}
     # The heads of `inter` are on the student's layers: of the teacher only the logits are needed.
     assert student.knowledge_names(common) == ["embedding-1", "embedding-3", "logits", "similarity-1"]

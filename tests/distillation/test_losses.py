@@ -15,7 +15,7 @@ from iusp.distillation.fitnet import fitnet_loss, hints
 from iusp.distillation.inter import inter_loss
 from iusp.distillation.iusp import iusp_loss
 from iusp.distillation.kd import kd_loss
-from iusp.distillation.losses import Distillation, Subject
+from iusp.distillation.losses import DistillationLosses, Subject
 from iusp.distillation.multilevel import multilevel_loss
 from iusp.distillation.non_target import non_target_loss
 from iusp.distillation.similarity import gram, pooled_frames, pooled_gram, row_normalised
@@ -347,7 +347,7 @@ TRAINED = {"fitnet": "regressors", "inter": "heads", "vic": "projections"}
 
 def distillation(*methods, weight=1.0, layers=LAYERS):
     torch.manual_seed(0)
-    return Distillation(dict.fromkeys(methods, weight), layers, 2.0, SUBJECT)
+    return DistillationLosses(dict.fromkeys(methods, weight), layers, 2.0, SUBJECT)
 
 
 def by_hand(method, parts):

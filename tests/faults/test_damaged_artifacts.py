@@ -195,7 +195,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     project = Project(tmp_path_factory.mktemp("artifacts") / "project")
     params = merged(project.params(), {"dataset": {"clips": {"train": 8, "validate": 4, "test": 4}}})
     params["teacher"] |= {"training": params["teacher"]["training"] | {"epochs": 1}, "views": 1}
-    params["student"]["training"]["epochs"] = 1
+    params["distillation"]["training"]["epochs"] = 1
     params["evaluation"]["latency_runs"] = 1
     params["registration"]["gate"] = merged(params["registration"]["gate"], PASSING)
     params["students"] = {"small": {"architecture": "plain", "parameters": 2500, "method": "iusp+sp", "seeds": [0]}}

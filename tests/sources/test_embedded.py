@@ -9,6 +9,7 @@ import soundfile
 from iusp.data.taxonomy import read_taxonomy
 from iusp.reporter import Reporter
 from iusp.sources import embedded
+from tests.support.listener import Listener
 
 SEED = 7
 CLIPS = {"train": 300, "validate": 60, "test": 20}
@@ -51,7 +52,7 @@ def scenes() -> list[embedded.Scene]:
 
 def test_two_workers_write_the_bytes_of_one(tmp_path, folder):
     calls = []
-    embedded.write(tmp_path, SEED, CLIPS, 2, lambda task, done, total, message="": calls.append((done, total)))
+    embedded.write(tmp_path, SEED, CLIPS, 2, Listener(lambda task, done, total, message: calls.append((done, total))))
     assert contents(tmp_path) == contents(folder)
     done = [call[0] for call in calls]
     assert done == sorted(set(done))

@@ -41,6 +41,7 @@ from iusp.sources import sonyc_ust
 from iusp.steps import dataset
 from tests.steps.test_dataset import COLUMNS, DEFAULTS, RATE, ROOT, reasons, recordings, row, tree
 from tests.support import s3_servers, zenodo
+from tests.support.listener import Listener
 from tests.support.project import Project
 from tests.support.zenodo import Fault, Zenodo
 
@@ -282,7 +283,9 @@ def test_without_audio_of_test_validate_is_what_there_is(
     (mirror / EVAL).unlink()
     server.folder = mirror
     notes: list[str] = []
-    summary = dataset.run(config(), tmp_path / "out", tmp_path / "audio", lambda *call: notes.extend(call[3:]), 1)
+    summary = dataset.run(
+        config(), tmp_path / "out", tmp_path / "audio", Listener(lambda *call: notes.extend(filter(None, call[3:]))), 1
+    )
     assert summary["clips"] == {"train": 2, "validate": 1, "test": 0}
     assert "no clip of test is there: validate is what will be reported on" in notes
     assert reasons(tmp_path / "out/unmatched.csv") == dict.fromkeys(NAMES["test"], dataset.NO_FILE)
@@ -472,7 +475,7 @@ def test_progress_tells_megabytes_that_are_here(
     with pytest.raises(InputError):
         sonyc_ust.open_record(config().sonyc_ust).fetch(tmp_path / "copy", Reporter())
     server.fault = lambda name, before: None
-    sonyc_ust.open_record(config().sonyc_ust).fetch(tmp_path / "copy", lambda *call: calls.append(call))
+    sonyc_ust.open_record(config().sonyc_ust).fetch(tmp_path / "copy", Listener(lambda *call: calls.append(call)))
     task, done, total, message = calls[0]
     assert (task, message.startswith("SONYC-UST 2019 from Zenodo: ")) == ("download, MB", True)
     shown = [call[1] for call in calls if call[0] == task]

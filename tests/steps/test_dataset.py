@@ -17,6 +17,7 @@ from iusp.errors import InputError
 from iusp.io import files
 from iusp.reporter import Reporter
 from iusp.steps import dataset
+from tests.support.listener import Listener
 
 ROOT = Path(iusp.__file__).parent
 DEFAULTS = load(ROOT.parent / "params.yaml").dataset
@@ -204,7 +205,7 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
         config(damaged, max_bad_share=1.0),
         tmp_path / "out",
         recordings(tmp_path / "out"),
-        lambda *call: notes.extend(call[3:]),
+        Listener(lambda *call: notes.extend(filter(None, call[3:]))),
         workers=2,
     )
     output = tmp_path / "out"

@@ -25,6 +25,7 @@ from iusp.io.files import sha256
 from iusp.reporter import Reporter
 from iusp.steps import features
 from iusp.training.loop import read_training_data
+from tests.support.listener import Listener
 
 ROOT = Path(iusp.__file__).parent
 TAXONOMY = read_taxonomy(ROOT / "data/taxonomy.yaml")
@@ -275,16 +276,18 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from iusp.config.features import Features
+from iusp.reporter import Reporter
 from iusp.steps import features
 
-def progress(task, done, total, message=""):
-    # The whole group, workers included, as at a loss of power; or the step alone.
-    if done == 2:
-        os.killpg(0, signal.SIGKILL) if sys.argv[4] == "all" else os.kill(os.getpid(), signal.SIGKILL)
+class Killer(Reporter):
+    def progress(self, task, done, total, message=""):
+        # The whole group, workers included, as at a loss of power; or the step alone.
+        if done == 2:
+            os.killpg(0, signal.SIGKILL) if sys.argv[4] == "all" else os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
     config = Features.model_validate_json(sys.argv[3])
-    features.run(config, Path(sys.argv[1]), Path(sys.argv[1]) / "audio", Path(sys.argv[2]), reporter, workers=1)
+    features.run(config, Path(sys.argv[1]), Path(sys.argv[1]) / "audio", Path(sys.argv[2]), Killer(), workers=1)
 """
 
 
@@ -316,7 +319,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(dataset, packed, tmp_
         dataset,
         dataset / "audio",
         output,
-        lambda task, done, total, message="": told.append((done, total)),
+        Listener(lambda task, done, total, message: told.append((done, total))),
         workers=1,
     )
     assert told[0] == (made + 1, total)  # finished shards are not made again
@@ -332,7 +335,12 @@ def test_shards_of_other_code_are_made_again(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "code_digest", lambda: "other")
     told = []
     features.run(
-        CONFIG, dataset, dataset / "audio", tmp_path / "features", lambda task, done, *_: told.append(done), workers=1
+        CONFIG,
+        dataset,
+        dataset / "audio",
+        tmp_path / "features",
+        Listener(lambda task, done, *_: told.append(done)),
+        workers=1,
     )
     assert told[0] == 1
 

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
         "views": 2,
         "training": {"epochs": 3, "batch_size": 16},
     },
-    "student": {"training": {"epochs": 3, "batch_size": 16}},
+    "distillation": {"training": {"epochs": 3, "batch_size": 16}},
     "students": None,
     "evaluation": {"resamples": 50, "latency_runs": 2, "pictured_clips": 2, "calibration_clips": 8},
 }

@@ -16,12 +16,12 @@ import iusp
 from iusp import models
 from iusp.config.augmentation import Augmentation, Augmentations
 from iusp.config.methods import METHODS
-from iusp.config.students import Student, StudentTraining, TappedLayers, Weights
+from iusp.config.students import Distillation, Student, TappedLayers, Weights
 from iusp.config.teacher import Teacher
 from iusp.config.training import Training
 from iusp.data.labels import SPLITS
 from iusp.data.taxonomy import read_taxonomy
-from iusp.distillation.losses import Distillation, Subject
+from iusp.distillation.losses import DistillationLosses, Subject
 from iusp.distillation.skill import cluster_layers
 from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
@@ -32,6 +32,7 @@ from iusp.reporter import Reporter
 from iusp.steps import student, teacher
 from iusp.training.knowledge import EMBEDDING_DIMENSIONS, ask, read_knowledge
 from iusp.training.loop import batches, choose_device, epoch_order, label_loss, new_network, predict, read_training_data
+from tests.support.listener import Listener
 
 ROOT = Path(iusp.__file__).parent
 TAXONOMY = read_taxonomy(ROOT / "data/taxonomy.yaml")
@@ -78,7 +79,7 @@ VIEWS = Augmentation(
     roll=True, gain_db=3.0, mixup=0.4, time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=2
 )
 AUGMENTATION = Augmentations(teacher=VIEWS.model_copy(update={"mixup": 0.8, "gain_db": 0.0}), views=VIEWS)
-COMMON = StudentTraining(
+COMMON = Distillation(
     weights=Weights(**dict.fromkeys(METHODS, 1.0) | {"sp": 30.0, "iusp": 20.0}),
     layers=TappedLayers(**{method: [1] for method in TappedLayers.model_fields} | {"skill": [1, 2, 3]}),
     temperature=2.0,
@@ -136,26 +137,13 @@ def make(folder, seed=0):
     return folder
 
 
-class Listener(Reporter):
-    """Calls functions of a test with what a step reports."""
-
-    def __init__(self, on_epoch=lambda network, row: None, on_progress=lambda *progress: None):
-        self.on_epoch, self.on_progress = on_epoch, on_progress
-
-    def progress(self, task, done, total, message=""):
-        self.on_progress(task, done, total, message)
-
-    def epoch(self, network, row, epochs):
-        self.on_epoch(network, row)
-
-
 def teach(world, output, config=TEACHER, on_epoch=lambda row: None, progress=lambda *progress: None):
-    reporter = Listener(lambda network, row: on_epoch(row), progress)
+    reporter = Listener(progress, lambda network, row: on_epoch(row))
     return teacher.run(config, AUGMENTATION, world / "dataset", world / "features", output, reporter)
 
 
 def learn(world, taught, output, config=STUDENT, common=COMMON, on_epoch=lambda seed, row: None, cores=2):
-    reporter = Listener(lambda network, row: on_epoch(int(network.removeprefix("small-seed-")), row))
+    reporter = Listener(on_epoch=lambda network, row: on_epoch(int(network.removeprefix("small-seed-")), row))
     return student.run("small", config, common, world / "dataset", world / "features", taught, output, reporter, cores)
 
 
@@ -491,7 +479,7 @@ def test_each_row_is_the_losses_by_hand(world, taught, data, tmp_path, source):
         (tags.index(tag), [tags.index(fine) for fine in TAXONOMY.fine[category]])
         for category, tag in TAXONOMY.coarse.items()
     ]
-    distillation = Distillation(weights, tapped, 2.0, Subject([], 31, {}, clusters, families))
+    distillation = DistillationLosses(weights, tapped, 2.0, Subject([], 31, {}, clusters, families))
     for epoch, row in record(tmp_path / "student" / "seed-3").iterrows():
         order = epoch_order(24, 3, epoch)
         # Online, views are those that a teacher of this seed would be trained on.
@@ -644,7 +632,7 @@ def test_targets_asked_online_are_the_stored_ones(taught, data):
     families = [(0, (8, 9)), (1, (10,))]
     subject = Subject((4, 6, 12), 31, SHAPES, [(3, 2), (1,)], families)
     torch.manual_seed(0)
-    distillation = Distillation(dict.fromkeys(METHODS, 1.0), EARLIER, 2.0, subject)
+    distillation = DistillationLosses(dict.fromkeys(METHODS, 1.0), EARLIER, 2.0, subject)
     steps = 0
     for batch in batches(data, knowledge.view(1), epoch_order(24, 7, 1), 8, torch.device("cpu"), known):
         online = ask(network, batch.log_mel, TEACHER.knowledge_names)
