@@ -286,7 +286,7 @@ def measured(network_folder: Path, world: World) -> dict[str, Any]:
     }
 
 
-class _Decaying(Distillation):
+class _Decaying(DistillationLosses):
     """Weights that fall to zero in a straight line."""
 
     steps = 1
@@ -326,7 +326,7 @@ def train(run: Run, world: World, config: Config) -> dict[str, Any]:
     job = student.Job(settings, weights, common, run.seed, world.dataset, world.features, taught, folder / "network")
     # Not an option of the student step: a decaying weight has not been seen to help.
     _Decaying.steps = run.epochs * (read_features(world.features).clips["train"] // run.batch_size)
-    student.Distillation = _Decaying if run.variant == "decay" else Distillation  # type: ignore[misc]
+    student.DistillationLosses = _Decaying if run.variant == "decay" else DistillationLosses  # type: ignore[misc]
     start = time.process_time()
     student.learn(job, lambda row: None)
     row = asdict(run) | {"cpu_seconds": round(time.process_time() - start, 2)} | measured(job.folder, world)

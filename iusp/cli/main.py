@@ -132,8 +132,8 @@ def teacher(ctx: click.Context) -> None:
 def student(ctx: click.Context, name: str) -> None:
     """Train the student NAME, once for each of its seeds.
 
-    Reads params.yaml's `distillation` and `students.NAME`, data and models/teacher; writes models/students/NAME. Losses and
-    AUPRC go to MLflow after each epoch.
+    Reads params.yaml's `distillation` and `students.NAME`, data and models/teacher; writes models/students/NAME. Losses
+    and AUPRC go to MLflow after each epoch.
     """
     from iusp.cli.console import shown_progress
     from iusp.registry.tracking import tracked

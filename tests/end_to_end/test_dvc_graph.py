@@ -60,7 +60,9 @@ def test_params_are_the_sections_that_the_command_reads(stages: dict, step: str)
     tree = ast.parse((ROOT / "iusp/cli/main.py").read_text())
     command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == step)
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    # `registration` is read for what to do while MLflow fails.
     read = {node.attr for node in ast.walk(command) if isinstance(node, ast.Attribute) and node.attr in sections}
+    read -= {"registration"} if step in ("teacher", "student") else set()
     whole = any(
         isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name) and node.args[0].id == "config"
         for node in ast.walk(command)
