@@ -39,6 +39,7 @@ from iusp.config.augmentation import Augmentation
 from iusp.config.params import Config, load
 from iusp.config.students import Student
 from iusp.data.taxonomy import read_taxonomy
+from iusp.distillation.losses import DistillationLosses
 from iusp.errors import InputError
 from iusp.evaluation.metrics import score, score_table
 from iusp.evaluation.scoring import truth_table
@@ -178,12 +179,8 @@ def know(config: Config, world: World, kind: str, reporter: Reporter) -> None:
 
 def _teach(config: Config, world: World, kind: str, reporter: Reporter, **changes: Any) -> None:
     output, settings = world.teacher(kind), config.teacher.model_copy(update=changes)
-
-    def told(row: Mapping[str, Any]) -> None:
-        reporter.progress(f"{world.name}: teacher {kind}", int(row["epoch"]), settings.training.epochs)
-
     if not output.exists():
-        teacher.run(settings, config.augmentation, world.dataset, world.features, output, reporter, told)
+        teacher.run(settings, config.augmentation, world.dataset, world.features, output, reporter)
 
 
 def _data(world: World) -> TrainingData:
