@@ -75,7 +75,7 @@ mlflow: .venv/installed ## Show runs and registered models in a browser, on loop
 executorch: .venv/installed-executorch ## Install the extra for `iusp executorch`
 
 bench: .venv/installed-dev ## Measure speed, simulate drift; write docs/performance.md and docs/release.md
-	$(BIN)/python -m benchmarks.performance
+	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.drift
 
 bench-science: .venv/installed ## Compare all methods, also on DATA=<recordings>; write docs/results.md, docs/methods.md

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.results import ROOT, put
-from benchmarks.timing import interleaved, one_thread
+from benchmarks.speed.timing import interleaved, one_thread
 from iusp import models
 from iusp.config.params import load
 from iusp.device.conversion import NETS, WHOLE, write_onnx

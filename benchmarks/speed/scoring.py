@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import iusp
-from benchmarks.timing import Figure, Report, interleaved, milliseconds, one_thread, ratio
+from benchmarks.speed.timing import Figure, Report, interleaved, milliseconds, one_thread, ratio
 from iusp.data.taxonomy import read_taxonomy
 from iusp.evaluation.metrics import bootstrap, score
 

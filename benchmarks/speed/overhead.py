@@ -18,10 +18,10 @@ from typing import Any
 
 from iusp.cli.console import readable_failures
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORK = ROOT / "data" / "performance"
 POOLS = ("dataset", "features", "student")  # steps whose workers import the step again
-SHIM = '#!/bin/sh\nBEGAN=$(date +%s.%N) exec "{python}" -m benchmarks.overhead "$@"\n'
+SHIM = '#!/bin/sh\nBEGAN=$(date +%s.%N) exec "{python}" -m benchmarks.speed.overhead "$@"\n'
 
 
 def step(arguments: list[str]) -> None:
@@ -79,7 +79,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         step(sys.argv[1:])
         return
-    from benchmarks.timing import Figure, Report
+    from benchmarks.speed.timing import Figure, Report
 
     folder = project()
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -1,6 +1,6 @@
 """Write docs/results.md, docs/methods.md and their pictures from the CSV of `make bench-science`.
 
-python -m benchmarks.science_report benchmarks/science.csv docs
+python -m benchmarks.science.report benchmarks/science/runs.csv docs
 """
 
 import argparse
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.machine import machine
-from benchmarks.science_figures import draw_differences, draw_means, draw_regimes
-from benchmarks.science_statistics import Mean, Ratio, gap_closed, mean_of, relative_gain
-from benchmarks.science_study import METHODS, SETTING, Setting, Study, rank, read_study
+from benchmarks.science.figures import draw_differences, draw_means, draw_regimes
+from benchmarks.science.statistics import Mean, Ratio, gap_closed, mean_of, relative_gain
+from benchmarks.science.study import METHODS, SETTING, Setting, Study, rank, read_study
 from iusp.cli.console import readable_failures
 from iusp.device.drift import holm
 from iusp.io.files import atomic
@@ -431,7 +431,7 @@ def record(study: Study, on: str) -> str:
 
     return (
         "- `make bench-science` trains what is missing and writes the pages; "
-        "`python -m benchmarks.science_report benchmarks/science.csv docs` only writes them.\n"
+        "`python -m benchmarks.science.report benchmarks/science/runs.csv docs` only writes them.\n"
         f"- {len(runs)} runs ({stages}), {runs['cpu_seconds'].sum() / 3600:.1f} CPU hours.\n"
         f"- {on}.\n"
         f"- Seeds of what is compared: {seeds(compared)}; of the search: {seeds(searched) or 'none'}.\n"
@@ -452,7 +452,7 @@ def results_page(study: Study, on: str) -> str:
     )
     return f"""# Results
 
-Written by `make bench-science` from `benchmarks/science.csv`; not by hand.
+Written by `make bench-science` from `benchmarks/science/runs.csv`; not by hand.
 {few if fewest < 5 else ""}
 The metric is the micro-averaged AUPRC of the coarse tags (DCASE 2019 Task 5) on test. What is chosen (λ, epoch, the
 best of several) is chosen on validate. Methods are compared seed by seed: the same seed means the same initialisation
@@ -510,7 +510,7 @@ def methods_page(study: Study) -> str:
     head = ["method", "equation", "what it transfers", "kept of a clip and view", "bytes", "CPU time"]
     return f"""# Methods
 
-Written by `make bench-science` from `benchmarks/methods.yaml` and `benchmarks/science.csv`; not by hand.
+Written by `make bench-science` from `benchmarks/science/methods.yaml` and `benchmarks/science/runs.csv`; not by hand.
 
 A student's loss is the labels' cross-entropy plus λ times the term of each method; `+` joins methods. B clips of T'
 frames and K tags; z logits, y labels, σ the sigmoid; Q the frames, one row for each clip (SP) or for each frame of clip

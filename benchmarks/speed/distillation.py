@@ -5,8 +5,8 @@ import shutil
 import statistics
 import time
 
-from benchmarks.epochs import NAMES, Setting, epoch, untrained_teacher
-from benchmarks.timing import WORK, Report, embedded, interleaved, one_thread, operators, ratio, settings
+from benchmarks.speed.epochs import NAMES, Setting, epoch, untrained_teacher
+from benchmarks.speed.timing import WORK, Report, embedded, interleaved, one_thread, operators, ratio, settings
 from iusp.training.knowledge import read_knowledge
 
 TEACHERS = {"default teacher": ("residual", 320_000, 5), "13 M VGGish-style teacher": ("vggish", 13_000_000, 15)}

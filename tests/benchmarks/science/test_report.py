@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.science_report import results_page, write
-from benchmarks.science_statistics import fieller, gap_closed, mean_of, relative_gain
-from benchmarks.science_study import COLUMNS, METHODS, read_study
+from benchmarks.science.report import results_page, write
+from benchmarks.science.statistics import fieller, gap_closed, mean_of, relative_gain
+from benchmarks.science.study import COLUMNS, METHODS, read_study
 from iusp.device.drift import holm
 from iusp.errors import InputError
 

@@ -1,6 +1,6 @@
 """Compare all methods of distillation on one teacher's knowledge, with enough seeds to tell.
 
-python -m benchmarks.science              every run that benchmarks/science.csv does not hold yet, some hours on two
+python -m benchmarks.science              every run that runs.csv does not hold yet, some hours on two
                                           cores; then docs/results.md and docs/methods.md
 python -m benchmarks.science --quick      a small part of the grid into data/science/quick/
 
@@ -32,7 +32,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from benchmarks.machine import machine
-from benchmarks.science_report import write
+from benchmarks.science.report import write
 from iusp import models
 from iusp.cli.console import readable_failures, shown_progress
 from iusp.config.augmentation import Augmentation
@@ -53,8 +53,8 @@ from iusp.steps import dataset, features, student, teacher
 from iusp.training.knowledge import Knowledge, ask, read_knowledge, write_knowledge
 from iusp.training.loop import TrainingData, predict, read_training_data
 
-ROOT = Path(__file__).parents[1]
-RECORD = ROOT / "benchmarks" / "science.csv"
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "benchmarks" / "science" / "runs.csv"
 WORK = ROOT / "data" / "science"
 
 SIZES = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.science import (
+from benchmarks.science.__main__ import (
     CORE,
     SEARCH,
     SEEDS,
@@ -21,7 +21,7 @@ from benchmarks.science import (
 )
 from iusp.config.params import load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NUMBERS = {
     "architecture": "plain",
     "parameters": 5568,

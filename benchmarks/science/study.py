@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from benchmarks.science_statistics import Mean, mean_of
+from benchmarks.science.statistics import Mean, mean_of
 from iusp.errors import InputError
 
 METHODS: Mapping[str, Mapping[str, str]] = yaml.safe_load(Path(__file__).with_name("methods.yaml").read_text())

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.epochs import Setting, epoch
-from benchmarks.timing import Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
+from benchmarks.speed.epochs import Setting, epoch
+from benchmarks.speed.timing import Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
 from iusp.config.augmentation import Augmentation
 from iusp.config.training import Training
 from iusp.evaluation.cost import multiply_accumulates

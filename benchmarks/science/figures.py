@@ -8,8 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.science_statistics import Mean
-from benchmarks.science_study import Setting, Study
+from benchmarks.science.statistics import Mean
+from benchmarks.science.study import Setting, Study
 from iusp.evaluation.plots import STYLE
 from iusp.io.files import atomic
 

@@ -1,8 +1,8 @@
 """Measure how fast everything is, and write docs/performance.md.
 
-python -m benchmarks.performance               all scripts
-python -m benchmarks.performance features …    some; the others' last results are kept
-python -m benchmarks.performance --render      only write the page again
+python -m benchmarks.speed               all scripts
+python -m benchmarks.speed features …    some; the others' last results are kept
+python -m benchmarks.speed --render      only write the page again
 """
 
 import argparse
@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks.machine import machine
 from iusp.io.files import write_json
 
-ROOT = Path(__file__).parents[1]
-RECORD = ROOT / "benchmarks" / "performance.json"
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "benchmarks" / "speed" / "performance.json"
 PAGE = ROOT / "docs" / "performance.md"
 LIBRARIES = ("torch", "numpy", "scipy", "librosa", "soxr", "soundfile")
 
@@ -56,7 +56,7 @@ The same steps on more and more clips.""",
 def measure(name: str) -> dict[str, Any]:
     """Run a script in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", f"benchmarks.speed.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found | {

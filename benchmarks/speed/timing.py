@@ -23,7 +23,7 @@ from iusp.reporter import Reporter
 from iusp.steps import dataset, features
 from iusp.training.loop import TrainingData, read_training_data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORK = ROOT / "data" / "performance"
 Times = dict[str, list[float]]
 

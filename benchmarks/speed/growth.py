@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.epochs import Setting, epoch
-from benchmarks.timing import ROOT, WORK, Figure, Report, embedded, one_thread, settings
+from benchmarks.speed.epochs import Setting, epoch
+from benchmarks.speed.timing import ROOT, WORK, Figure, Report, embedded, one_thread, settings
 from iusp.features.augmentation import draw_view
 from iusp.reporter import Reporter
 from iusp.steps import features
@@ -96,7 +96,7 @@ def main() -> None:
     embedded(SIZES[0], 50)
     found = {}
     for size in SIZES:
-        command = [sys.executable, "-m", "benchmarks.growth", str(size)]
+        command = [sys.executable, "-m", "benchmarks.speed.growth", str(size)]
         answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         found[size] = json.loads(answer.splitlines()[-1])
     report = Report()

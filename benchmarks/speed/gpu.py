@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.epochs import Setting, epoch
-from benchmarks.timing import Report, embedded, settings
+from benchmarks.speed.epochs import Setting, epoch
+from benchmarks.speed.timing import Report, embedded, settings
 from iusp.evaluation.cost import multiply_accumulates
 from iusp.features.augmentation import draw_view
 from iusp.models import width_for
@@ -33,7 +33,7 @@ def main() -> None:
     report = Report()
     if not torch.cuda.is_available():
         report.notes.append(
-            "There is no GPU here: not measured. `python -m benchmarks.gpu` on a machine with one does."
+            "There is no GPU here: not measured. `python -m benchmarks.speed.gpu` on a machine with one does."
         )
         report.print()
         return

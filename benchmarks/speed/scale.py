@@ -1,8 +1,8 @@
 """Scale: 1000, 10,000 and 100,000 generated clips through dataset, features, a view's knowledge and an epoch.
 
-python -m benchmarks.scale                     writes benchmarks/scale.json and docs/scale.md (about an hour, 50 GB)
-python -m benchmarks.scale --sizes 100,200     other sizes; writes nothing but prints the page
-python -m benchmarks.scale --render            only write the page again
+python -m benchmarks.speed.scale                  writes scale.json and docs/scale.md (about an hour, 50 GB)
+python -m benchmarks.speed.scale --sizes 100,200     other sizes; writes nothing but prints the page
+python -m benchmarks.speed.scale --render            only write the page again
 
 Each part has a process of its own, and what it found is kept: run again, the script goes on where it was stopped. The
 clips are those of the embedded data set, all different.
@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from kubernetes.utils.quantity import parse_quantity
 
-from benchmarks.epochs import Setting, epoch, untrained_teacher
-from benchmarks.growth import Memory
 from benchmarks.machine import machine
-from benchmarks.performance import table
-from benchmarks.timing import ROOT, WORK, settings
+from benchmarks.speed.__main__ import table
+from benchmarks.speed.epochs import Setting, epoch, untrained_teacher
+from benchmarks.speed.growth import Memory
+from benchmarks.speed.timing import ROOT, WORK, settings
 from iusp.config.params import Config
 from iusp.features.augmentation import draw_view
 from iusp.io.files import write_json
@@ -41,7 +41,7 @@ from iusp.training.knowledge import Knowledge, read_knowledge
 from iusp.training.loop import TrainingData, batches, epoch_order, read_training_data
 
 SIZES = (1000, 10_000, 100_000)
-RECORD, PAGE = ROOT / "benchmarks" / "scale.json", ROOT / "docs" / "scale.md"
+RECORD, PAGE = ROOT / "benchmarks" / "speed" / "scale.json", ROOT / "docs" / "scale.md"
 STUDENT = ("plain", 7000)
 CORES = os.cpu_count() or 1
 # AudioSet's size, and list prices of the usual clouds, in dollars.
@@ -256,7 +256,7 @@ def page(record: dict[str, Any]) -> str:
     kept = [["kept of a clip", "bytes"], *([name, f"{held[name]:,.0f}"] for name in held)]
     return f"""# Scale
 
-Written by `python -m benchmarks.scale`; not by hand. {record["machine"]}; {record["date"]}.
+Written by `python -m benchmarks.speed.scale`; not by hand. {record["machine"]}; {record["date"]}.
 
 The clips are those of the embedded data set, all different: 10 s at 16 kHz, FLAC, as a folder of recordings. Each
 part has a process of its own. Its time is from its call to its return; its peak is of the memory of all its processes,
@@ -382,7 +382,7 @@ def _taken(place: Place) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for part in (part for part in PARTS if part not in found):
         print(f"{place.size} clips, {part} …", file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "benchmarks.scale", "--sizes", str(place.size), "--part", part]
+        command = [sys.executable, "-m", "benchmarks.speed.scale", "--sizes", str(place.size), "--part", part]
         answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
         write_json(kept, found := found | {part: json.loads(answer.splitlines()[-1])})
     shutil.rmtree(place.folder)

@@ -11,7 +11,17 @@ import soxr
 import torch
 from scipy.signal import resample_poly
 
-from benchmarks.timing import WORK, Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
+from benchmarks.speed.timing import (
+    WORK,
+    Report,
+    embedded,
+    interleaved,
+    milliseconds,
+    one_thread,
+    operators,
+    ratio,
+    settings,
+)
 from iusp.config.features import Features
 from iusp.data.audio import read
 from iusp.features.log_mel import frame_count, log_mel
