@@ -1,127 +1,54 @@
-"""What training and evaluation recorded: one row for each epoch, and how good what was kept is."""
+"""`record.csv`: what training measured in each epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field
 
 from iusp.errors import InputError
-from iusp.io.files import read_json
+from iusp.io.files import atomic
 
-# Epoch, learning rate, each loss's weighted mean, validate's micro-averaged AUPRC.
 Row = dict[str, float]
+"""One epoch: `epoch` (from 1), `learning_rate`, `loss_<name>` and `validate_micro_auprc`."""
 
-EPOCH = {"epoch", "learning_rate", "validate_micro_auprc"}
-_Share = Annotated[float, Field(ge=0, le=1)]
-BySeed = Annotated[dict[str, _Share], Field(min_length=1)]
-
-
-class Digested(BaseModel):
-    """What a summary says it is of."""
-
-    digest: str
+RECORD = "record.csv"
+EPOCH_COLUMNS = {"epoch", "learning_rate", "validate_micro_auprc"}
 
 
-class _Auprc(BaseModel):
-    micro_auprc: _Share
-    micro_auprc_low: _Share
-    micro_auprc_high: _Share
-    macro_auprc: _Share
-    macro_auprc_low: _Share
-    macro_auprc_high: _Share
+@dataclass(frozen=True)
+class TrainingRecord:
+    """The training record of one network.
 
-
-class _Network(BaseModel):
-    architecture: str
-    parameters: int
-    macs: int
-    bytes: int
-    coarse: _Auprc
-
-
-class _Teacher(_Network):
-    sha256: str
-
-
-class _Student(_Network):
-    method: str
-    weights: dict[str, float]
-    validate_micro_auprc: BySeed
-    best_seed: int
-    seeds: BySeed
-    seeds_mean: float
-    seeds_std: float
-
-
-class _Metrics(BaseModel):
-    split: str
-    clips: int
-    teacher: _Teacher
-    students: Annotated[dict[str, _Student], Field(min_length=1)]
-
-
-class _Percentiles(BaseModel):
-    p50: Annotated[float, Field(ge=0)]
-
-
-class _Runtime(BaseModel):
-    network: _Percentiles
-
-
-class _Runtimes(BaseModel):
-    torch: _Runtime
-
-
-Latencies = dict[str, _Runtimes]
-"""`latency.json`."""
-
-
-class Registration(BaseModel):
-    """What the registration step wrote."""
-
-    versions: dict[str, int]
-    challenger: str
-
-
-def read_metrics(evaluation: Path) -> dict[str, Any]:
-    """Read `metrics.json` in a folder that the evaluation step wrote.
-
-    Raises:
-        InputError: it is missing or damaged.
+    Attributes:
+        rows: one row for each epoch, in order.
     """
-    path = evaluation / "metrics.json"
-    metrics: dict[str, Any] = read_json(path, form=_Metrics)
-    for name, student in metrics["students"].items():
-        best = str(student["best_seed"])
-        if not student["seeds"].keys() == student["validate_micro_auprc"].keys() >= {best}:
-            raise InputError(f"{path}: students.{name} has other seeds than it was trained with; run evaluation again")
-    return metrics
 
+    rows: Sequence[Row]
 
-def read_record(folder: Path) -> list[Row]:
-    """Read the training record (`record.csv`) that training wrote into `folder`.
+    @classmethod
+    def read(cls, folder: Path) -> "TrainingRecord":
+        """Read `record.csv` in a network's folder.
 
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = folder / "record.csv"
-    try:
-        table = pd.read_csv(path).astype(float)
-        if table.empty or not set(table) >= EPOCH or not np.isfinite(table.to_numpy()).all():
-            raise ValueError(f"must have rows of numbers for {', '.join(sorted(EPOCH))}")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a training record ({reason}); run its step again") from None
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        path = folder / RECORD
+        try:
+            table = pd.read_csv(path).astype(float)
+            if table.empty or not set(table) >= EPOCH_COLUMNS or not np.isfinite(table.to_numpy()).all():
+                raise ValueError(f"must have rows of numbers for {', '.join(sorted(EPOCH_COLUMNS))}")
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not a training record ({reason}); run its step again") from None
+        return cls([{str(name): value for name, value in row.items()} for row in table.to_dict("records")])
 
+    def write(self, folder: Path) -> None:
+        """Write `record.csv` into a network's folder, atomically."""
+        with atomic(folder / RECORD) as temporary:
+            pd.DataFrame(list(self.rows)).to_csv(temporary, index=False)
 
-def best_student(students: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the name of the student with the best seed by micro-averaged AUPRC on validate.
-
-    Args:
-        students: by name, with `validate_micro_auprc` by seed, as in `metrics.json`.
-    """
-    return max(students, key=lambda name: max(students[name]["validate_micro_auprc"].values()))
+    def column(self, name: str) -> list[float]:
+        """Return one column, epoch by epoch."""
+        return [row[name] for row in self.rows]

@@ -138,7 +138,7 @@ def show_results(evaluation: Path, registration: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from iusp.artifacts.records import Latencies, Registration, read_metrics
+    from iusp.artifacts.untyped import Latencies, Registration, read_metrics
     from iusp.io.files import read_json
 
     metrics = read_metrics(evaluation)

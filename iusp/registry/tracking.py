@@ -25,7 +25,7 @@ from requests import RequestException
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from iusp.artifacts.records import Digested
+from iusp.artifacts.untyped import Digested
 from iusp.config.params import Settings
 from iusp.errors import InputError
 from iusp.io.files import code_digest, digest, read_json

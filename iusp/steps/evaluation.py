@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from iusp import models
-from iusp.artifacts.records import best_student, read_record
+from iusp.artifacts.records import TrainingRecord
+from iusp.artifacts.untyped import best_student
 from iusp.config.evaluation import Evaluation
 from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.device.conversion import NETS, WHOLE, write_onnx
@@ -86,7 +87,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, reporter: Reporter) ->
     folders = {"teacher": inputs.teacher} | {
         f"{name}-seed-{seed}": folder for name, by_seed in seeds.items() for seed, folder in by_seed.items()
     }
-    records = {name: read_record(folder) for name, folder in folders.items()}
+    records = {name: TrainingRecord.read(folder).rows for name, folder in folders.items()}
     # Of each student, the seed that is best on validate is the one that is registered and shown.
     chosen = {"teacher": "teacher"} | {name: f"{name}-seed-{one['best_seed']}" for name, one in students.items()}
     key = [config.model_dump(), features.digest, code_digest()]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from iusp.artifacts.records import Digested, best_student, read_metrics, read_record
+from iusp.artifacts.records import TrainingRecord
+from iusp.artifacts.untyped import Digested, best_student, read_metrics
 from iusp.config.params import Settings
 from iusp.errors import InputError
 from iusp.io.files import read_json, write_json
@@ -95,7 +96,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 def _network(tracker: Tracker, name: str, params: Mapping[str, Any], folder: Path, numbers: Mapping[str, Any]) -> str:
     with tracker.step(name) as run:
         run.params(params)
-        for row in read_record(folder):
+        for row in TrainingRecord.read(folder).rows:
             run.row(row)
         run.metrics(_numbers(numbers))
         run.artifacts([folder / "config.json"])

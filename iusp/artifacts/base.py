@@ -1,0 +1,30 @@
+"""The common base of all JSON files that one step writes and a later one reads."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from iusp.io.files import read_json, write_json
+
+
+class Artifact(BaseModel):
+    """A JSON file, or a part of one, with checked fields.
+
+    Unknown keys are ignored, so that a file of a later version can be read.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check the file.
+
+        Raises:
+            InputError: the file is missing, is not JSON, or lacks a field.
+        """
+        return cls.model_validate(read_json(path, form=cls))
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically. The same fields give the same bytes."""
+        write_json(path, self.model_dump(mode="json", exclude_none=True))
