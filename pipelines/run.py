@@ -15,6 +15,7 @@ from kfp.components import load_component_from_text
 
 from iusp.config.params import Config
 from iusp.errors import InputError
+from iusp.io.text import one_line
 from iusp.registry.tracking import Tracker
 from pipelines.graph import MLFLOW_KEYS, STORAGE_KEYS, STORAGE_OPTIONS
 
@@ -104,7 +105,7 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
             Tracker.joined().finish("CANCELED")
         raise
     except RuntimeError as error:
-        raise InputError(f"{heard.failure or ' '.join(str(error).split())} (a task of {root} failed)") from None
+        raise InputError(f"{heard.failure or one_line(error)} (a task of {root} failed)") from None
     return _written(root, "evaluation/evaluation/metrics.json").parent, _written(root, "registration/registration")
 
 
@@ -153,7 +154,7 @@ def _check_images(config: Config) -> None:
         client = docker.from_env()
         client.ping()
     except DockerException as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"no Docker engine; start one, or leave --docker out ({reason})") from None
     for image in (config.kubeflow.image, config.kubeflow.light_image):
         try:

@@ -38,6 +38,7 @@ from kfp_server_api import (
 )
 
 from iusp.errors import InputError
+from iusp.io.text import one_line
 
 TIMEOUT = (5, 30)  # seconds to connect, seconds between two bytes of the answer
 POLL = 5.0  # seconds
@@ -166,7 +167,7 @@ def _read(package: Path, caching: bool) -> tuple[bytes, set[str]]:
         AttributeError,
         UnicodeDecodeError,
     ) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{package}: not a compiled pipeline ({reason}); compile it anew") from None
     if not caching:
         # Kubeflow has no such switch for a run of an uploaded version, and kfp's own misses the tasks inside loops.
@@ -413,7 +414,7 @@ def _words(body: str) -> str:
     except (ValueError, AttributeError):
         # A proxy's page of HTML, or Go's words for a path that it does not know.
         words = "" if "<" in body or "404 page" in body else body
-    return f": {' '.join(str(words).split())[:300]}" if words else ""
+    return f": {one_line(words, 300)}" if words else ""
 
 
 def _silence(error: Exception) -> str:
@@ -423,7 +424,7 @@ def _silence(error: Exception) -> str:
         return "no such host; check the address, and the VPN if there is one"
     if isinstance(cause, urllib3.exceptions.SSLError):
         return (
-            f"TLS failed ({' '.join(str(cause).split())[:150]}); name the certificate of your authority in "
+            f"TLS failed ({one_line(cause, 150)}); name the certificate of your authority in "
             f"{AUTHORITIES[0]}, and for a server without TLS write http://"
         )
     if isinstance(cause, urllib3.exceptions.NewConnectionError):  # a TimeoutError, too
@@ -485,4 +486,4 @@ def _causes(run: Any, details: list[Any], tasks: set[str]) -> str:
 
 
 def _message(error: Any) -> str:
-    return " ".join(str(error.message or "").split())[:300] if error else ""
+    return one_line(error.message or "", 300) if error else ""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from iusp.errors import InputError
 from iusp.io.files import atomic
+from iusp.io.text import one_line
 
 Row = dict[str, float]
 """One epoch: `epoch` (from 1), `learning_rate`, `loss_<name>` and `validate_micro_auprc`."""
@@ -40,7 +41,7 @@ class TrainingRecord:
             if table.empty or not set(table) >= EPOCH_COLUMNS or not np.isfinite(table.to_numpy()).all():
                 raise ValueError(f"must have rows of numbers for {', '.join(sorted(EPOCH_COLUMNS))}")
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"{path}: not a training record ({reason}); run its step again") from None
         return cls([{str(name): value for name, value in row.items()} for row in table.to_dict("records")])
 

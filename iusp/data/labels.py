@@ -1,6 +1,6 @@
 """SONYC-UST's annotations, and the labels that follow from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from iusp.data.taxonomy import Taxonomy
 from iusp.errors import InputError
+from iusp.io.text import first_names, one_line
 
 SPLITS = ("train", "validate", "test")
 PRESENCE = "_presence"
@@ -140,7 +141,7 @@ def training_targets(
     uncertain = taxonomy.uncertain if fine else {}
     if missing := [name for name in (*names, *uncertain.values()) if name not in labels]:
         raise InputError(
-            f"the labels lack {_shortened(missing)}; choose teacher.tags by the columns of the annotations CSV"
+            f"the labels lack {first_names(missing)}; choose teacher.tags by the columns of the annotations CSV"
         )
     mask = np.ones((len(labels), len(names)), dtype=np.bool_)
     for category, tag in uncertain.items():
@@ -163,7 +164,7 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
                     raise InputError(f"{path}: has no annotations; each is a row below the header")
                 yield table
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{path}: not a readable CSV ({reason}); it must be UTF-8 with commas") from None
 
 
@@ -188,17 +189,17 @@ def _check_columns(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> list[
     coarse, fine = taxonomy.coarse_tags, taxonomy.all_fine_tags
     names = ["split", "sensor_id", "audio_filename", "annotator_id", *(f"{tag}{PRESENCE}" for tag in coarse + fine)]
     if repeated := [name for name in names if f"{name}.1" in table]:  # so pandas renames them
-        raise InputError(f"{path}: column {_shortened(repeated)} is there twice; keep one")
+        raise InputError(f"{path}: column {first_names(repeated)} is there twice; keep one")
     if missing := [name for name in ("split", "audio_filename") if name not in table]:
-        raise InputError(f"{path}: lacks the column {_shortened(missing)}; the header must be SONYC-UST's")
+        raise InputError(f"{path}: lacks the column {first_names(missing)}; the header must be SONYC-UST's")
     if unknown := [name for name in table.columns.astype(str) if name.endswith(PRESENCE) and name not in names]:
         raise InputError(
-            f"{path}: column {_shortened(unknown)} is no tag of the taxonomy; use the one it was made with"
+            f"{path}: column {first_names(unknown)} is no tag of the taxonomy; use the one it was made with"
         )
     lacking = [[f"{tag}{PRESENCE}" for tag in tags if f"{tag}{PRESENCE}" not in table] for tags in (coarse, fine)]
     if all(lacking):
         raise InputError(
-            f"{path}: lacks coarse columns ({_shortened(lacking[0])}) and fine ones ({_shortened(lacking[1])}); "
+            f"{path}: lacks coarse columns ({first_names(lacking[0])}) and fine ones ({first_names(lacking[1])}); "
             "all coarse or all fine ones must be there"
         )
     return [tag for tag in coarse + fine if f"{tag}{PRESENCE}" in table]
@@ -248,15 +249,10 @@ def _presences(annotations: pd.DataFrame, taxonomy: Taxonomy, coarse: Coarse) ->
     if missing := [tag for tag in needed if tag not in found]:
         kind, other = ("fine", "as-published") if coarse == "from-fine" else ("coarse", "from-fine")
         raise InputError(
-            f"the annotations lack the {kind} columns {_shortened(missing)}, which coarse: {coarse} needs; "
+            f"the annotations lack the {kind} columns {first_names(missing)}, which coarse: {coarse} needs; "
             f"choose coarse: {other} (dataset.coarse in params.yaml, --coarse of iusp score)"
         )
     if coarse == "from-fine":
         for category, tag in taxonomy.coarse.items():
             found[tag] = found[list(taxonomy.category_tags(category))].max(axis=1)
     return found[[tag for tag in taxonomy.coarse_tags + taxonomy.all_fine_tags if tag in found]]
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """Join names; only the first three of many."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,6 +6,7 @@ from typing import Any
 
 from iusp.errors import InputError
 from iusp.io.files import parse_yaml
+from iusp.io.text import one_line
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; SONYC-UST ships its taxonomy as dcase-ust-taxonomy.yaml") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"{path}: not a taxonomy ({reason}); it needs the keys coarse and fine, as in dcase-ust-taxonomy.yaml"
         ) from None

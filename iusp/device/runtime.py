@@ -14,6 +14,7 @@ from iusp.data.audio import BadAudio, check_samples
 from iusp.device.resampling import resampled, waveform
 from iusp.errors import InputError
 from iusp.io.files import sha256
+from iusp.io.text import one_line
 
 DESCRIPTION = "device.json"
 
@@ -136,7 +137,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give an ONNX file that iusp exported") from None
     except Exception as error:  # ONNX Runtime's errors have no common class
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{path}: not an ONNX file that can be run ({reason}); export it again") from None
 
 
@@ -202,7 +203,5 @@ def _description(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; an exported student's folder holds it") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not what iusp exports ({' '.join(str(error).split())[:100]}); fetch it again"
-        ) from None
+        raise InputError(f"{path}: not what iusp exports ({one_line(error, 100)}); fetch it again") from None
     return description

@@ -23,6 +23,7 @@ from iusp.data.taxonomy import Taxonomy
 from iusp.errors import InputError
 from iusp.features.log_mel import frame_count
 from iusp.io.files import digest_each, read_json, sha256
+from iusp.io.text import one_line
 
 # What NumPy raises at a header that is none, or that claims sizes which cannot be.
 BAD_HEADER = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError)
@@ -54,7 +55,7 @@ def open_packed(path: Path, *shape: int, checksum: str | None = None) -> NDArray
     try:
         packed: NDArray[np.float16] = open_memmap(path, mode="r")
     except BAD_HEADER as error:
-        reason = " ".join(str(error).split())[:200] or "not a packed file"
+        reason = one_line(error, 200) or "not a packed file"
         raise InputError(f"{path}: {reason}; run the step that writes it again") from None
     if packed.dtype != np.float16 or packed.shape[: len(shape)] != shape:
         raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not float16 {shape}; run its step again")
@@ -137,7 +138,7 @@ def read_features(folder: Path) -> FeatureSet:
             raise ValueError("mean, std, digest or sha256 is out of place")
         clips = {split: int(description["clips"][split]) for split in SPLITS}
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{path}: not what the features step writes ({reason}); run it again") from None
     return FeatureSet(folder, config, description["digest"], mean, std, clips, checksums)
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from iusp.errors import InputError
+from iusp.io.text import one_line
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, temporary names are longer
 
@@ -236,7 +237,7 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or date that is none
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(one_line(error)) from None
 
 
 def _no_number(name: str) -> None:

@@ -37,6 +37,7 @@ from urllib3.exceptions import HTTPError
 from iusp.errors import InputError
 from iusp.io import files
 from iusp.io.download import PassingError
+from iusp.io.text import first_names
 from iusp.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ CONNECT_SECONDS, READ_SECONDS = 5, 30
 PAUSE_SECONDS = 0.5  # before the second download of an object; doubled before each further one
 BLOCK_BYTES = 2**18
 MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag of another form is none: of a multipart upload, for instance
-NAMES_IN_MESSAGE = 3
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or whatever else boto3 takes them from"
 KEPT = "run again: what was done is kept"
@@ -335,9 +335,8 @@ def _check_names(uri: str, names: Sequence[str]) -> None:
     folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
     bad += [name for name in names if name in folders]
     if bad:
-        some = ", ".join(map(ascii, bad[:NAMES_IN_MESSAGE]))
-        more = f" and {len(bad) - NAMES_IN_MESSAGE} more" if len(bad) > NAMES_IN_MESSAGE else ""
-        raise InputError(f"{uri}: objects whose names no files can have side by side: {some}{more}; rename them")
+        names_of_bad = first_names(map(ascii, bad))
+        raise InputError(f"{uri}: objects whose names no files can have side by side: {names_of_bad}; rename them")
 
 
 def _in_threads(fetch: Callable[[Object], bool], objects: Sequence[Object]) -> Iterator[bool]:

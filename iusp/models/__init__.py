@@ -13,6 +13,7 @@ from safetensors.torch import save as serialise
 from iusp.config.base import Architecture, Share, TagSet
 from iusp.errors import InputError
 from iusp.io.files import atomic, read_json, write_json
+from iusp.io.text import one_line
 from iusp.models.cnn_lstm import CnnLstm
 from iusp.models.layers import Tagger
 from iusp.models.mobilenetv2 import MobileNetV2
@@ -138,6 +139,6 @@ def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
             raise ValueError("other bytes; run its step again")
         network.load_state_dict(deserialise(content))
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{weights}: cannot be loaded as {folder / 'config.json'} says ({reason})") from None
     return network.eval(), config

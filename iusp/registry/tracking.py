@@ -7,7 +7,6 @@ MLflow plugin has made a parent, that one is joined.
 
 import logging
 import os
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -29,6 +27,7 @@ from iusp.artifacts.untyped import Digested
 from iusp.config.params import Settings
 from iusp.errors import InputError
 from iusp.io.files import code_digest, digest, read_json
+from iusp.io.text import one_line, without_secrets
 from iusp.reporter import Reporter
 
 # Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
@@ -48,7 +47,6 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
 BATCH_LIMIT = 1000  # metrics of one request
 REASON_LENGTH = 300
-SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class OutageError(InputError):
@@ -101,20 +99,16 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, RequestException, ModuleNotFoundError) as error:
-        raise OutageError(f"{one_line(error)}; check MLFLOW_TRACKING_URI") from None
+        raise OutageError(f"{server_message(error)}; check MLFLOW_TRACKING_URI") from None
 
 
-def one_line(error: Exception) -> str:
-    """Return what MLflow or its database said, after the server's address."""
-    return without_secrets(f"MLflow at {tracking_uri()}: {error}")
+def server_message(error: Exception) -> str:
+    """Return the tracking server's address and an error of MLflow or its database in one line, without credentials."""
+    return _reason(f"MLflow at {tracking_uri()}: {error}")
 
 
-def without_secrets(text: str) -> str:
-    """Return what a library said in one line; MLflow and boto3 repeat addresses and headers, which may hold secrets."""
-    for name in SECRETS:
-        if secret := os.environ.get(name, "").strip():
-            text = text.replace(secret, "…").replace(quote(secret, safe=""), "…")
-    return re.sub(r"//\S*@", "//", " ".join(text.split()))[:REASON_LENGTH]
+def _reason(message: str) -> str:
+    return without_secrets(one_line(message))[:REASON_LENGTH]
 
 
 @contextmanager
@@ -132,7 +126,7 @@ def readable_storage(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise OutageError(f"{what} ({without_secrets(str(error))}); check MLflow's artifact storage") from None
+        raise OutageError(f"{what} ({_reason(str(error))}); check MLflow's artifact storage") from None
 
 
 def _git_commit() -> str | None:

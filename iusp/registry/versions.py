@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from iusp.errors import InputError
 from iusp.io.files import digest, sha256
-from iusp.registry.tracking import connect, one_line, readable_errors, readable_storage
+from iusp.registry.tracking import connect, readable_errors, readable_storage, server_message
 
 DIGEST_TAG = "iusp.digest"
 ARTIFACT, EVALUATION = "student", "evaluation"
@@ -136,7 +136,7 @@ def uncertain() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code not in ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "BAD_REQUEST"):
             raise
-        raise UncertainError(one_line(error)) from None
+        raise UncertainError(server_message(error)) from None
 
 
 class Registry:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,15 +16,14 @@ import yaml
 
 from iusp.errors import InputError
 from iusp.io import files
+from iusp.io.text import first_names, without_secrets
 from iusp.reporter import Reporter
 
 POLL_SECONDS = 1.0
 # No git here, nothing sent home, and a cache of its own whatever the user's settings say.
 SETTINGS = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    dir = cache\n"
 IMPORT = "data.dvc"
-SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 REASON_LENGTH = 200
-NAMES_IN_MESSAGE = 3
 TABLES = (".csv", ".yaml")
 
 
@@ -94,8 +93,8 @@ class Version:
             raise InputError(f"{where}: {self.path} is a file; correct dataset.dvc.path")
         if missing := [name for name in self.names if not (fetched / name).is_file()]:
             raise InputError(
-                f"{where}: {len(missing)} of {total} files are not fetched ({_some(missing)}): {reason}; see that its "
-                "DVC remote has them (dvc push), and run again: what was fetched is kept"
+                f"{where}: {len(missing)} of {total} files are not fetched ({first_names(missing)}): {reason}; see "
+                "that its DVC remote has them (dvc push), and run again: what was fetched is kept"
             )
         damaged = []
         for done, (name, md5) in enumerate(self.names.items(), start=1):
@@ -104,7 +103,7 @@ class Version:
                 damaged.append(name)
             reporter.progress("verify", done, total)
         if damaged:
-            raise InputError(f"{where}: its DVC remote holds damaged files ({_some(damaged)}); push them again")
+            raise InputError(f"{where}: its DVC remote holds damaged files ({first_names(damaged)}); push them again")
         fetched.replace(complete)
         return complete
 
@@ -137,7 +136,7 @@ def open_version(url: str, revision: str, path: str, wanted: Callable[[str], boo
                 reason = f"there is no {path} in it at {revision}"
             raise InputError(f"{url}: {reason}; correct dataset.dvc") from None
     if bad := [entry["path"] for entry in listed if {"", ".", ".."} & set(entry["path"].split("/"))]:
-        raise InputError(f"{url}: {path} at {revision} names files outside of it ({_some(bad)}); do not use it")
+        raise InputError(f"{url}: {path} at {revision} names files outside of it ({first_names(bad)}); do not use it")
     names = {entry["path"]: entry["md5"] for entry in listed if wanted(entry["path"])}
     if not names:
         raise InputError(
@@ -194,10 +193,7 @@ def _reason(errors: str, folder: Path) -> str:
     reason = re.sub(r"^(unexpected error|failed to \w+ '[^']*'( from '[^']*'\.)?) - (SCM error: )?", "", reason)
     if str(folder.resolve()) in reason and reason.startswith("[Errno 2] "):
         return "a file is missing there"  # DVC tells of the temporary name that it was to get
-    for secret in filter(None, map(os.environ.get, SECRETS)):
-        reason = reason.replace(secret, "…")
-    reason = re.sub(r"//[^/@\s]*@", "//", reason)
-    reason = re.sub(r" to '[^']*'(?=:)", "", reason).rstrip(": ")
+    reason = re.sub(r" to '[^']*'(?=:)", "", without_secrets(reason)).rstrip(": ")
     return reason if len(reason) <= REASON_LENGTH else f"{reason[:REASON_LENGTH]}…"
 
 
@@ -210,8 +206,3 @@ def _has_md5(path: Path, md5: str) -> bool:
     # DVC before 3.0 hashed text with Unix line ends.
     text = path.read_bytes().replace(b"\r\n", b"\n")
     return hashlib.md5(text, usedforsecurity=False).hexdigest() == md5
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_IN_MESSAGE
-    return ", ".join(names[:NAMES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")

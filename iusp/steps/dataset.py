@@ -24,6 +24,7 @@ from iusp.data.taxonomy import read_taxonomy
 from iusp.errors import InputError
 from iusp.io import files
 from iusp.io.processes import in_order, worker_pool
+from iusp.io.text import first_names
 from iusp.reporter import Reporter
 from iusp.sources import embedded
 
@@ -37,7 +38,6 @@ CLIPS_PER_CALL = 16  # work of one call to another process
 ROWS = 10_000  # that are taken from one form into another at a time
 COPY_BYTES = 2**20
 NAMES_IN_SUMMARY = 20  # the CSV files have all
-NAMES_IN_MESSAGE = 3
 
 NO_NAME = "not a plain file name"
 NO_FILE = f"no such file below {AUDIO}/ or the split's folder"
@@ -133,8 +133,8 @@ def run(
         shared = _shared_sensors(table)
         if shared and config.shared_sensors == "refuse":
             raise InputError(
-                f"{source.annotations}: sensors with clips in two splits: {_some(shared)}; move their clips to one "
-                "split, or set dataset.shared_sensors: report"
+                f"{source.annotations}: sensors with clips in two splits: {first_names(shared)}; move their clips to "
+                "one split, or set dataset.shared_sensors: report"
             )
         places, strays = _match(table, source.folder)
         clips = _clips(table, places, source.folder, labels["audio_filename"])
@@ -173,7 +173,7 @@ def _report(summary: dict[str, Any], clips: int, reporter: Reporter) -> None:
     for what in told:
         count, names = summary[what]["count"], summary[what]["names"]
         if count:
-            reporter.progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {_some(names, count)}")
+            reporter.progress("dataset", clips, clips, f"{what.replace('_', ' ')}: {first_names(names, count)}")
 
 
 def _folder(config: Dataset) -> Path | None:
@@ -278,7 +278,7 @@ def _find_taxonomy(folder: Path) -> Path:
 
 def _only(candidates: list[Path], demand: str) -> Path:
     if len(candidates) != 1:
-        raise InputError(f"{demand}; found {_some([path.name for path in candidates]) or 'none'}")
+        raise InputError(f"{demand}; found {first_names([path.name for path in candidates]) or 'none'}")
     return candidates[0]
 
 
@@ -384,7 +384,7 @@ def _the_source(clip: Clip, folder: Path) -> Path:
     if not clip.labelled:
         raise audio.BadAudio(NO_TRUTH)
     if len(clip.sources) > 1:
-        places = _some(sorted(str(path.relative_to(folder)) for path in clip.sources))
+        places = first_names(sorted(str(path.relative_to(folder)) for path in clip.sources))
         raise audio.BadAudio(f"several files of this name: {places}")
     return clip.sources[0]
 
@@ -417,7 +417,7 @@ def _check_share(table: pd.DataFrame, max_bad_share: float, output: Path) -> Non
         examples = [f"{name}: {reason}" for name, reason in zip(bad["audio_filename"], bad["reason"], strict=True)]
         raise InputError(
             f"{len(bad)} of {len(table)} clips ({share:.1%}, dataset.max_bad_share is {max_bad_share:g}) are "
-            f"bad ({_some(examples)}); all are listed in {listing}: repair or remove them"
+            f"bad ({first_names(examples)}); all are listed in {listing}: repair or remove them"
         )
 
 
@@ -446,12 +446,6 @@ def _summary(
 
 def _listed(names: list[str]) -> dict[str, Any]:
     return {"count": len(names), "names": names[:NAMES_IN_SUMMARY]}
-
-
-def _some(names: Sequence[str], count: int | None = None) -> str:
-    """Join the first few of `count` (or all these) names."""
-    more = (len(names) if count is None else count) - NAMES_IN_MESSAGE
-    return ", ".join(names[:NAMES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
 
 
 def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
