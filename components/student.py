@@ -7,20 +7,12 @@ from components import step
 
 @step
 def student(
-    name: str,
-    config: str,
-    common: str,
-    dataset: Input[Dataset],
-    features: Input[Dataset],
-    teacher: Input[Model],
-    student: Output[Model],
+    recipe: str, dataset: Input[Dataset], features: Input[Dataset], teacher: Input[Model], student: Output[Model]
 ) -> None:
     """Train a student, here for one seed, from labels and the teacher's stored knowledge.
 
     Args:
-        name: the student's.
-        config: the student's entry in `students` of params.yaml, with this seed alone, as JSON.
-        common: `distillation` of params.yaml, as JSON.
+        recipe: everything in params.yaml that shapes the student, with one seed, as JSON.
         dataset: of the dataset step.
         features: of the features step.
         teacher: of the teacher step.
@@ -30,16 +22,17 @@ def student(
     from pathlib import Path
 
     from iusp.cli.console import readable_failures, shown_progress
-    from iusp.config.students import Distillation
-    from iusp.config.students import Student as Config
+    from iusp.config.students import Recipe
     from iusp.registry.tracking import Tracker, tracked
-    from iusp.steps.student import run, run_name
+    from iusp.steps.student import StudentInputs, run, run_name
+    from iusp.training.data import TrainingFolders
 
-    settings = Config.model_validate_json(config), Distillation.model_validate_json(common)
-    inputs = Path(dataset.path), Path(features.path), Path(teacher.path)
-    networks, outage = [run_name(name, seed) for seed in settings[0].seeds], os.environ["IUSP_OUTAGE"]
+    settings = Recipe.model_validate_json(recipe)
+    inputs = StudentInputs(TrainingFolders(Path(dataset.path), Path(features.path)), Path(teacher.path))
+    networks, outage = [run_name(settings.name, seed) for seed in settings.student.seeds], os.environ["IUSP_OUTAGE"]
     with readable_failures(), shown_progress() as shown, tracked(shown, Tracker.joined, networks, outage) as reporter:
-        trained = run(name, *settings, *inputs, Path(student.path), reporter)
+        trained = run(settings, inputs, Path(student.path), reporter)
     kept = ("method", "architecture", "parameters", "epoch", "validate_micro_auprc")
-    for seed, one in trained.items():
-        student.metadata |= {"display_name": f"{name}, seed {seed}"} | {key: one[key] for key in kept}
+    for seed, description in trained.items():
+        student.metadata |= {"display_name": f"{settings.name}, seed {seed}"}
+        student.metadata |= {key: description[key] for key in kept}

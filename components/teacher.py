@@ -26,15 +26,16 @@ def teacher(
     from iusp.config.teacher import Teacher as Config
     from iusp.registry.tracking import Tracker, tracked
     from iusp.steps.teacher import run
+    from iusp.training.data import TrainingFolders
 
     settings = Config.model_validate_json(config), Augmentations.model_validate_json(augmentation)
-    folders = Path(dataset.path), Path(features.path), Path(teacher.path)
+    inputs = TrainingFolders(Path(dataset.path), Path(features.path))
     outage = os.environ["IUSP_OUTAGE"]
     with (
         readable_failures(),
         shown_progress() as shown,
         tracked(shown, Tracker.joined, ["teacher"], outage) as reporter,
     ):
-        trained = run(*settings, *folders, reporter)
+        trained = run(*settings, inputs, Path(teacher.path), reporter)
     kept = ("architecture", "parameters", "epoch", "validate_micro_auprc")
     teacher.metadata |= {"display_name": "teacher"} | {key: trained[key] for key in kept}

@@ -117,9 +117,7 @@ def build(config: Config) -> GraphComponent:
             for name, entry in config.students.items():
                 for seed in entry.seeds:
                     task = _named(student, f"{name}-seed-{seed}")(
-                        name=name,
-                        config=json.dumps(settings["students"][name] | {"seeds": [seed]}, sort_keys=True),
-                        common=text("distillation"),
+                        recipe=_recipe_of(config, name, seed),
                         dataset=tables,
                         features=log_mel,
                         teacher=knowledge,
@@ -143,6 +141,13 @@ def build(config: Config) -> GraphComponent:
             placed(registered.set_caching_options(False), "registration")
 
     return iusp
+
+
+def _recipe_of(config: Config, student: str, seed: int) -> str:
+    """Return a student's recipe with one seed, as a task's argument."""
+    recipe = config.recipe(student)
+    one = recipe.model_copy(update={"student": recipe.student.model_copy(update={"seeds": [seed]})})
+    return json.dumps(one.model_dump(mode="json"), sort_keys=True)
 
 
 def _named(component: BaseComponent, name: str) -> BaseComponent:

@@ -37,9 +37,10 @@ from iusp import models
 from iusp.cli.console import readable_failures, shown_progress
 from iusp.config.augmentation import Augmentation
 from iusp.config.params import Config, load
-from iusp.config.students import Student
+from iusp.config.students import Student, recipe
 from iusp.data.taxonomy import read_taxonomy
 from iusp.distillation.losses import DistillationLosses
+from iusp.distillation.method import Outputs
 from iusp.errors import InputError
 from iusp.evaluation.metrics import score, score_table
 from iusp.evaluation.scoring import truth_table
@@ -47,11 +48,12 @@ from iusp.features.augmentation import View, augment
 from iusp.features.packed import read_features
 from iusp.io.files import atomic, digest, read_json, sha256, write_json
 from iusp.io.processes import worker_pool
+from iusp.models.inference import predict
 from iusp.models.layers import Tagger
 from iusp.reporter import Reporter
 from iusp.steps import dataset, features, student, teacher
-from iusp.training.knowledge import Knowledge, ask, read_knowledge, write_knowledge
-from iusp.training.loop import TrainingData, predict, read_training_data
+from iusp.training.data import TrainingData, TrainingFolders, read_training_data
+from iusp.training.knowledge import Knowledge, KnowledgeRequest, ask, read_knowledge, write_knowledge
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "science" / "runs.csv"
@@ -180,12 +182,12 @@ def know(config: Config, world: World, kind: str, reporter: Reporter) -> None:
 def _teach(config: Config, world: World, kind: str, reporter: Reporter, **changes: Any) -> None:
     output, settings = world.teacher(kind), config.teacher.model_copy(update=changes)
     if not output.exists():
-        teacher.run(settings, config.augmentation, world.dataset, world.features, output, reporter)
+        teacher.run(settings, config.augmentation, TrainingFolders(world.dataset, world.features), output, reporter)
 
 
 def _data(world: World) -> TrainingData:
     predicts = json.loads((world.teacher("light") / "config.json").read_text())["predicts"]
-    return read_training_data(world.dataset, world.features, predicts)
+    return read_training_data(TrainingFolders(world.dataset, world.features), predicts)
 
 
 @contextmanager
@@ -204,7 +206,8 @@ def _ask_about(config: Config, world: World, kind: str, views: Augmentation, cou
     with _same_teacher(world, kind, "knowledge") as folder:
         network = models.load(folder)[0]
         names = ("logits", "similarity-1", "embedding-1")
-        write_knowledge(folder, network, _data(world), views, config.teacher.seed, count, names, reporter)
+        request = KnowledgeRequest(views, config.teacher.seed, count, names)
+        write_knowledge(folder, network, _data(world), request, reporter)
 
 
 def _ask_without_masks(world: World, kind: str, reporter: Reporter) -> None:
@@ -288,9 +291,9 @@ class _Decaying(DistillationLosses):
 
     steps = 1
 
-    def forward(self, *arguments: Any) -> dict[str, Tensor]:
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         self.done = getattr(self, "done", 0) + 1
-        return {name: (1 - self.done / self.steps) * loss for name, loss in super().forward(*arguments).items()}
+        return {name: (1 - self.done / self.steps) * loss for name, loss in super().forward(outputs).items()}
 
 
 def train(run: Run, world: World, config: Config) -> dict[str, Any]:
@@ -320,7 +323,8 @@ def train(run: Run, world: World, config: Config) -> dict[str, Any]:
     )
     folder = Path(mkdtemp(dir=world.folder))
     taught = world.teacher(run.knowledge)
-    job = student.Job(settings, weights, common, run.seed, world.dataset, world.features, taught, folder / "network")
+    inputs = student.StudentInputs(TrainingFolders(world.dataset, world.features), taught)
+    job = student.SeedJob(recipe(run.student, settings, common), run.seed, inputs, folder / "network")
     # Not an option of the student step: a decaying weight has not been seen to help.
     _Decaying.steps = run.epochs * (read_features(world.features).clips["train"] // run.batch_size)
     student.DistillationLosses = _Decaying if run.variant == "decay" else DistillationLosses  # type: ignore[misc]

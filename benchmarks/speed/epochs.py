@@ -9,22 +9,17 @@ from torch import Tensor
 
 from iusp import models
 from iusp.config.augmentation import Augmentation
+from iusp.config.students import Recipe, Student
 from iusp.config.training import Training
-from iusp.distillation.losses import DistillationLosses, Subject
+from iusp.distillation.losses import DistillationLosses
+from iusp.distillation.method import Outputs, Subject
 from iusp.features.augmentation import View
 from iusp.models.layers import Tagger
 from iusp.reporter import Reporter
-from iusp.training.knowledge import Knowledge, ask, write_knowledge
-from iusp.training.loop import (
-    Batch,
-    TrainingData,
-    batches,
-    epoch_order,
-    label_loss,
-    layer_channels,
-    new_network,
-    train_epoch,
-)
+from iusp.training.data import Batch, TrainingData, batches, epoch_order
+from iusp.training.knowledge import Knowledge, KnowledgeRequest, ask, write_knowledge
+from iusp.training.loop import label_loss, train_epoch
+from iusp.training.networks import layer_channels, new_network
 
 NAMES = {"labels": (), "kd": ("logits",), "sp": ("embedding-1",), "iusp": ("similarity-1",)}
 
@@ -55,7 +50,7 @@ def untrained_teacher(
     teacher, description = new_network(architecture, parameters, data, config, 0)
     models.save(folder, teacher, description)
     names = [name for names in NAMES.values() for name in names]
-    write_knowledge(folder, teacher.eval(), data, augmentation, 0, 1, names, Reporter())
+    write_knowledge(folder, teacher.eval(), data, KnowledgeRequest(augmentation, 0, 1, names), Reporter())
     return teacher
 
 
@@ -82,10 +77,21 @@ def epoch(
     if setting.contiguous:
         network.to(memory_format=torch.contiguous_format)
     names = NAMES[method]
-    shapes = {name: knowledge.read(name, 0).shape[1:] for name in names} if knowledge else {}
-    subject = Subject(layer_channels(network, data), len(data.clips.tags), shapes)
+    student = Student(architecture=setting.architecture, parameters=setting.parameters, method=method, seeds=[0])
     weights = {} if method == "labels" else {method: 1.0}
-    distillation = DistillationLosses(weights, {"sp": [1], "iusp": [1]}, 1, subject)
+    layers = {method: [1]} if method in ("sp", "iusp") else {}
+    recipe = Recipe(
+        name="timed",
+        student=student,
+        weights=weights,
+        layers=layers,
+        temperature=1.0,
+        knowledge="cached",
+        training=config,
+    )
+    subject = Subject(layer_channels(network, data), data.clips.tags, data.taxonomy, lambda name: stored[name])
+    stored = {name: knowledge.read(name, 0) for name in names} if knowledge else {}
+    distillation = DistillationLosses(recipe, subject)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=10**6)
     order = epoch_order(len(data.clips), 0, 0)[: setting.clips]
@@ -97,7 +103,7 @@ def epoch(
 
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         terms = {"labels": label_loss(logits, batch.targets, batch.mask)}
-        terms.update(distillation(logits, maps, batch.targets, batch.mask, batch.knowledge))
+        terms.update(distillation(Outputs(logits, maps, batch.targets, batch.mask, batch.knowledge)))
         return terms
 
     return lambda: train_epoch(network, stream(), losses, optimiser, schedule, config.precision)

@@ -20,7 +20,7 @@ from benchmarks.speed.timing import ROOT, WORK, Figure, Report, embedded, one_th
 from iusp.features.augmentation import draw_view
 from iusp.reporter import Reporter
 from iusp.steps import features
-from iusp.training.loop import read_training_data
+from iusp.training.data import TrainingFolders, read_training_data
 
 SIZES = (250, 1000, 4000)
 STUDENT = ("plain", 7000)
@@ -77,7 +77,7 @@ def one(size: int) -> dict[str, list[float]]:
             start = _seconds()
             features.run(config.features, folder, source / "recordings", folder / "features", Reporter(), workers=1)
         else:
-            data = read_training_data(folder, folder / "features", "coarse")
+            data = read_training_data(TrainingFolders(folder, folder / "features"), "coarse")
             view = draw_view(config.augmentation.views, 0, "training", 0, data.shape)
             job = epoch(Setting(*STUDENT, config.distillation.training), data, view)
             start = _seconds()

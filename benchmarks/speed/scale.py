@@ -37,8 +37,8 @@ from iusp.io.files import write_json
 from iusp.reporter import Reporter
 from iusp.sources import embedded
 from iusp.steps import dataset, features
+from iusp.training.data import TrainingData, TrainingFolders, batches, epoch_order, read_training_data
 from iusp.training.knowledge import Knowledge, read_knowledge
-from iusp.training.loop import TrainingData, batches, epoch_order, read_training_data
 
 SIZES = (1000, 10_000, 100_000)
 RECORD, PAGE = ROOT / "benchmarks" / "speed" / "scale.json", ROOT / "docs" / "scale.md"
@@ -79,7 +79,7 @@ class Place:
 
     def training(self) -> TrainingData:
         """Open what networks are trained on."""
-        return read_training_data(self.data("dataset"), self.data("features"), "coarse")
+        return read_training_data(TrainingFolders(self.data("dataset"), self.data("features")), "coarse")
 
     def knowledge(self, training: TrainingData) -> Knowledge:
         """Open what the teacher knows of it."""

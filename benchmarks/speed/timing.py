@@ -21,7 +21,7 @@ from iusp.config.params import Config, load
 from iusp.io.memory import keep_memory
 from iusp.reporter import Reporter
 from iusp.steps import dataset, features
-from iusp.training.loop import TrainingData, read_training_data
+from iusp.training.data import TrainingData, TrainingFolders, read_training_data
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "data" / "performance"
@@ -120,4 +120,4 @@ def embedded(train: int, validate: int) -> tuple[TrainingData, Path]:
     if not (folder / "recordings").exists():
         dataset.run(config.dataset, folder / "dataset", folder / "recordings", Reporter())
     features.run(config.features, folder / "dataset", folder / "recordings", folder / "features", Reporter())
-    return read_training_data(folder / "dataset", folder / "features", "coarse"), folder
+    return read_training_data(TrainingFolders(folder / "dataset", folder / "features"), "coarse"), folder

@@ -1,12 +1,13 @@
 """The training step: channels-last and bfloat16 against plain float32, at the same AUPRC; and the share of GEMM."""
 
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.speed.epochs import Setting, epoch
 from benchmarks.speed.timing import Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
@@ -15,7 +16,9 @@ from iusp.config.training import Training
 from iusp.evaluation.cost import multiply_accumulates
 from iusp.features.augmentation import draw_view
 from iusp.models import width_for
-from iusp.training.loop import Batch, TrainingData, batches, epoch_order, label_loss, new_network, train
+from iusp.training.data import Batch, TrainingData, batches, epoch_order
+from iusp.training.loop import TrainingJob, label_loss, train
+from iusp.training.networks import new_network
 
 NETWORKS = {
     "default teacher": ("residual", 320_000),
@@ -45,26 +48,13 @@ def auprc(
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         return {"labels": label_loss(logits, batch.targets, batch.mask)}
 
+    def epoch_batches(number: int) -> Iterator[Batch]:
+        view = draw_view(augmentation, seed, "training", number, data.shape)
+        return batches(data, view, epoch_order(len(data.clips), seed, number), config.batch_size, tagger.device)
+
     with TemporaryDirectory() as folder:
-        return float(
-            train(
-                tagger,
-                description,
-                data,
-                lambda number: batches(
-                    data,
-                    draw_view(augmentation, seed, "training", number, data.shape),
-                    epoch_order(len(data.clips), seed, number),
-                    config.batch_size,
-                    tagger.device,
-                    {},
-                ),
-                losses,
-                config,
-                Path(folder),
-                lambda row: None,
-            )["validate_micro_auprc"]
-        )
+        job = TrainingJob(tagger, description, data, epoch_batches, losses, config, auxiliary=nn.Module())
+        return float(train(job, Path(folder), lambda row: None)["validate_micro_auprc"])
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iusp.registry.versions import Registry
 
 DATASET, RECORDINGS, FEATURES = Path("data/dataset"), Path("data/recordings"), Path("data/features")
-TEACHER, STUDENTS = Path("models/teacher"), Path("models/students")
+TEACHER, RECIPES, STUDENTS = Path("models/teacher"), Path("models/recipes"), Path("models/students")
 EVALUATION, REGISTRATION = Path("reports/evaluation"), Path("reports/registration.json")
 
 
@@ -114,16 +114,31 @@ def teacher(ctx: click.Context) -> None:
     from iusp.reporter import Reporter
     from iusp.steps.teacher import run
     from iusp.training import distributed
+    from iusp.training.data import TrainingFolders
 
     config = _config(ctx)
+    inputs = TrainingFolders(DATASET, FEATURES)
     with distributed.group():
         if distributed.rank():
-            # The first process speaks for all.
-            run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, Reporter())
+            # The first process reports for all.
+            run(config.teacher, config.augmentation, inputs, TEACHER, Reporter())
             return
         outage = config.registration.outage
         with shown_progress() as shown, tracked(shown, _tracker(config), ["teacher"], outage) as reporter:
-            run(config.teacher, config.augmentation, DATASET, FEATURES, TEACHER, reporter)
+            run(config.teacher, config.augmentation, inputs, TEACHER, reporter)
+
+
+@main.command()
+@click.pass_context
+def recipes(ctx: click.Context) -> None:
+    """Write what shapes each student, so that `dvc repro` trains only the students that a change concerns.
+
+    Reads params.yaml's `distillation` and `students`, and the code of the methods; writes models/recipes.
+    """
+    from iusp.artifacts.recipes import write_recipes
+
+    config = _config(ctx)
+    write_recipes([config.recipe(name) for name in config.students], RECIPES)
 
 
 @main.command()
@@ -137,15 +152,15 @@ def student(ctx: click.Context, name: str) -> None:
     """
     from iusp.cli.console import shown_progress
     from iusp.registry.tracking import tracked
-    from iusp.steps.student import run, run_name
+    from iusp.steps.student import StudentInputs, run, run_name
+    from iusp.training.data import TrainingFolders
 
     config = _config(ctx)
-    if name not in config.students:
-        raise InputError(f"{ctx.obj}: there is no students.{name}, only {', '.join(config.students)}")
-    entry = config.students[name]
-    networks, outage = [run_name(name, seed) for seed in entry.seeds], config.registration.outage
+    recipe = config.recipe(name)
+    inputs = StudentInputs(TrainingFolders(DATASET, FEATURES), TEACHER)
+    networks, outage = [run_name(name, seed) for seed in recipe.student.seeds], config.registration.outage
     with shown_progress() as shown, tracked(shown, _tracker(config), networks, outage) as reporter:
-        run(name, entry, config.distillation, DATASET, FEATURES, TEACHER, STUDENTS / name, reporter)
+        run(recipe, inputs, STUDENTS / name, reporter)
 
 
 @main.command()

@@ -12,8 +12,9 @@ from iusp.config.dataset import Dataset
 from iusp.config.evaluation import Evaluation
 from iusp.config.features import Features
 from iusp.config.kubeflow import Kubeflow
+from iusp.config.methods import METHODS
 from iusp.config.registration import Registration
-from iusp.config.students import Distillation, Student
+from iusp.config.students import Distillation, Recipe, Student, recipe
 from iusp.config.teacher import Teacher
 from iusp.errors import InputError
 from iusp.io.files import parse_yaml
@@ -40,27 +41,39 @@ class Settings(Section):
     """The registry."""
 
     def settings(self) -> dict[str, Any]:
-        """Return all that shapes a result, as `params.yaml` has it."""
+        """Return all settings that shape a result, under the names of `params.yaml`."""
         return self.model_dump(mode="json", by_alias=True, include=set(Settings.model_fields))
 
+    def recipe(self, student: str) -> Recipe:
+        """Return everything that shapes one student.
+
+        Raises:
+            InputError: there is no student of that name.
+        """
+        if student not in self.students:
+            raise InputError(f"there is no students.{student}; params.yaml has {', '.join(self.students)}")
+        return recipe(student, self.students[student], self.distillation)
+
     @model_validator(mode="after")
-    def _names(self) -> "Settings":
+    def _check_names(self) -> "Settings":
         for name in self.students:
             if not NAME.fullmatch(name) or name == "teacher":
                 raise ValueError(f"students.{name}: a student's name is lower-case letters, digits and _, not teacher")
         return self
 
     @model_validator(mode="after")
-    def _known(self) -> "Settings":
+    def _check_knowledge(self) -> "Settings":
         for name, student in self.students.items():
-            if missing := set(student.knowledge_names(self.distillation.layers)) - set(self.teacher.knowledge_names):
+            needed = set(self.recipe(name).knowledge_names)
+            if missing := needed - set(self.teacher.knowledge_names):
                 kind, _, layer = min(missing).partition("-")
                 raise ValueError(
                     f"students.{name}: {student.method} needs the teacher's {kind}{layer and ' of layer '}{layer}; "
                     f"add it to teacher.knowledge{layer and ' and teacher.layers'}"
                 )
-            if "consistency" in student.terms and self.teacher.tags != "both":
-                raise ValueError(f"students.{name}: consistency needs coarse and fine tags; set teacher.tags: both")
+            for term in student.terms:
+                if METHODS[term].needs_fine_tags and self.teacher.tags != "both":
+                    raise ValueError(f"students.{name}: {term} needs coarse and fine tags; set teacher.tags: both")
         return self
 
 

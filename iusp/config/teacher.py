@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field
 
 from iusp.config.base import Architecture, Count, Layers, Section, Seed, TagSet
-from iusp.config.methods import KnowledgeKind, _names
+from iusp.config.knowledge import KnowledgeKind, knowledge_names
 from iusp.config.training import Training
 
 
 class Teacher(Section):
-    """The large network, and what of it is kept for students."""
+    """The large network, and what is stored of it for students."""
 
     architecture: Architecture
     """Family of the network."""
@@ -19,18 +19,17 @@ class Teacher(Section):
     tags: TagSet
     """What teacher and students predict: 8 coarse tags, 23 fine tags, or all 31."""
     seed: Seed
-    """Seed of initialisation, order and augmentation."""
+    """Seed of initialisation, of the order of the clips, and of augmentation."""
     views: Count
     """Augmented views of every training clip for which the teacher's knowledge is stored."""
     knowledge: list[KnowledgeKind]
-    """What is stored: `logits` for kd, inter, non_target and multilevel; `similarity` for iusp and skill; `embedding`
-    for sp; `pooled` for vic; `attention` for attention; `hints` for fitnet."""
+    """What is stored of the teacher for its students; docs/methods.md says which method needs what."""
     layers: Layers
-    """Of which layers similarity, embedding, attention and hints are stored, counted from the last, which is 1."""
+    """Layers of which similarity, embedding, attention and hints are stored, counted from the last, which is 1."""
     training: Training
     """The optimisation."""
 
     @property
     def knowledge_names(self) -> list[str]:
-        """The packed files of knowledge."""
-        return _names(self.knowledge, self.layers)
+        """The names of the stored arrays of knowledge."""
+        return knowledge_names(self.knowledge, self.layers)

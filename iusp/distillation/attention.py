@@ -4,33 +4,25 @@ r"""Attention transfer: where in time and frequency a layer is active (Zagoruyko
     L = \frac{1}{B T F} \sum_n \left\lVert \frac{A_{n,t}}{\lVert A_{n,t} \rVert_2}
     - \frac{A_{n,s}}{\lVert A_{n,s} \rVert_2} \right\rVert_2^2
 
-with the maps a of one layer. The paper's activation-based form with p = 2; the mean instead of the sum is that of its
-authors' code.
+where a are the feature maps of one layer. This is the paper's activation-based form with p = 2. The mean instead of the
+sum is that of the authors' code.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from iusp.distillation.method import MethodLoss, Outputs
 from iusp.distillation.similarity import row_normalised
-
-
-def attention_map(maps: Tensor) -> Tensor:
-    """Return the attention (B, T, F) of a layer's maps (B, C, T, F), in 0 to 1; a silent clip's is zero.
-
-    It is divided by the clip's largest entry, so that float16 can hold it: the loss does not see the factor.
-    """
-    energy = maps.float().square().sum(dim=1)
-    peak = energy.amax(dim=(1, 2), keepdim=True)
-    return energy / torch.where(peak > 0, peak, torch.inf)
+from iusp.models.maps import attention_map
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of the attention.
+    """Return the mean squared difference of the normalised attention.
 
     Args:
-        student: maps (B, C, T, F).
-        teacher: attention (B, T', F'), up to a factor per clip; along each axis the finer is averaged to the coarser.
+        student: feature maps (B, C, T, F).
+        teacher: attention (B, T', F'), up to a factor per clip. Along each axis the finer one is averaged to the
+            coarser.
     """
     size = min(student.shape[2], teacher.shape[1]), min(student.shape[3], teacher.shape[2])
     own, others = (
@@ -38,3 +30,13 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
         for attention in (attention_map(student), teacher.float())
     )
     return (others - own).square().mean()
+
+
+class Loss(MethodLoss):
+    """Attention transfer of a batch, averaged over layers."""
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        return self.mean_over_layers(
+            lambda layer: attention_loss(outputs.maps[-layer], outputs.knowledge[f"attention-{layer}"])
+        )

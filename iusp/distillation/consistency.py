@@ -2,9 +2,9 @@ r"""Consistency: a coarse tag is as probable as the most probable of its fine ta
 
 .. math:: L = \frac{1}{B C} \sum_n \sum_c \left(p_{n,c} - \max_{f \in F_c} p_{n,f}\right)^2, \quad p = \sigma(z)
 
-with the fine tags F_c of category c. Needs no teacher: the taxonomy is the knowledge. Of I²KD, whose text was not at
-hand, only the idea is carried over, that predictions of different levels should agree. Where a sound's kind is unknown,
-the labels have a coarse tag and no fine one: the loss then pulls against them.
+where F_c are the fine tags of category c. It needs no teacher: the taxonomy is the knowledge. I²KD's text was not
+available; only its idea is used, that predictions of different levels should agree. Where the kind of a sound is
+unknown, the labels have a coarse tag and no fine one, and this loss contradicts them.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from iusp.distillation.method import MethodLoss, Outputs, Subject
+
 
 def consistency_loss(logits: Tensor, coarse: Sequence[int], fine: Sequence[Sequence[int]]) -> Tensor:
     """Return the mean over clips and categories; both sides of the difference are trained.
 
     Args:
         logits: (B, K).
-        coarse: column of each category's coarse tag.
-        fine: columns of each category's fine tags, at least one.
+        coarse: column of the coarse tag of each category.
+        fine: columns of the fine tags of each category, at least one.
     """
     p = logits.float().sigmoid()
-    most = torch.stack([p[:, list(columns)].amax(dim=1) for columns in fine], dim=1)
-    return (p[:, list(coarse)] - most).square().mean()
+    highest = torch.stack([p[:, list(columns)].amax(dim=1) for columns in fine], dim=1)
+    return (p[:, list(coarse)] - highest).square().mean()
+
+
+class Loss(MethodLoss):
+    """Consistency of a batch, over the categories of which both levels are predicted."""
+
+    def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
+        super().__init__(subject, layers, temperature)
+        columns = {tag: column for column, tag in enumerate(subject.tags)}
+        taxonomy = subject.taxonomy
+        categories = [
+            category
+            for category, tag in taxonomy.coarse.items()
+            if tag in columns and set(taxonomy.fine[category]) <= set(columns)
+        ]
+        self._coarse = [columns[taxonomy.coarse[category]] for category in categories]
+        self._fine = [[columns[tag] for tag in taxonomy.fine[category]] for category in categories]
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        return consistency_loss(outputs.logits, self._coarse, self._fine)

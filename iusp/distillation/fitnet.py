@@ -2,18 +2,17 @@ r"""FitNet: the features of a middle layer as hints (Romero et al., ICLR 2015, e
 
 .. math:: L = \frac{1}{2 B T' C} \sum_n \lVert Q_{n,t} - r(Q_{n,s}) \rVert_F^2
 
-with one row of Q_n per frame of clip n, and a regressor r, trained with the student, from its channels to the
-teacher's. The paper's hints are whole maps; averaged over bands, they can be stored, and the networks may differ there.
+Q_n has one row per frame of clip n. The regressor r is trained with the student and leads from its channels to the
+teacher's. The paper's hints are whole feature maps. Here they are averaged over the bands, so that they can be stored
+and the networks may have different bands.
 """
 
-from torch import Tensor
+from collections.abc import Sequence
 
-from iusp.distillation.similarity import pooled_frames
+from torch import Tensor, nn
 
-
-def hints(maps: Tensor) -> Tensor:
-    """Average a layer's maps (B, C, T, F) over the bands: float32 frames (B, T, C)."""
-    return maps.float().mean(dim=3).transpose(1, 2)
+from iusp.distillation.method import MethodLoss, Outputs, Subject
+from iusp.models.maps import band_means, pooled_frames
 
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -21,7 +20,29 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: frames (B, T', C), after the regressor.
-        teacher: frames (B, T'', C); where T' and T'' differ, the finer are averaged to the coarser.
+        teacher: frames (B, T'', C); where T' and T'' differ, the finer one is averaged to the coarser.
     """
     count = min(student.shape[1], teacher.shape[1])
     return (pooled_frames(teacher.float(), count) - pooled_frames(student.float(), count)).square().mean() / 2
+
+
+class Loss(MethodLoss):
+    """FitNet of a batch, averaged over layers, with a regressor for each layer."""
+
+    def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
+        super().__init__(subject, layers, temperature)
+        self.regressors = nn.ModuleDict(
+            {
+                str(layer): nn.Linear(subject.channels[-layer], subject.knowledge(f"hints-{layer}").shape[-1])
+                for layer in layers
+            }
+        )
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+
+        def loss(layer: int) -> Tensor:
+            hints = band_means(outputs.maps[-layer])
+            return fitnet_loss(self.regressors[str(layer)](hints), outputs.knowledge[f"hints-{layer}"])
+
+        return self.mean_over_layers(loss)

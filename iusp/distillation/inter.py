@@ -3,17 +3,19 @@ r"""Inter-KD: labels and soft labels for auxiliary heads on the middle layers (Y
 .. math:: L = \frac{1}{H} \sum_h \mathrm{BCE}(\sigma(z_h), y)
     + \tau^2 \cdot \mathrm{BCE}(\sigma(z_h / \tau), \sigma(z_t / \tau))
 
-with the logits z_h of head h. The paper's heads are CTC layers of a speech recogniser; a tagger's have its own losses.
-The heads are trained with the student and then dropped.
+where z_h are the logits of head h. The paper's heads are CTC layers of a speech recogniser; here they have the losses
+of a tagger. The heads are trained with the student and then dropped.
 """
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from iusp.distillation.kd import kd_loss
+from iusp.distillation.method import MethodLoss, Outputs, Subject
+from iusp.models.maps import pooled
 
 
 def inter_loss(student: Sequence[Tensor], targets: Tensor, mask: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -22,7 +24,7 @@ def inter_loss(student: Sequence[Tensor], targets: Tensor, mask: Tensor, teacher
     Args:
         student: logits (B, K) of each head.
         targets: labels (B, K), 0 to 1.
-        mask: bool (B, K), which labels are known; the others count for nothing.
+        mask: bool (B, K), True where the label is known; other labels have no effect.
         teacher: logits (B, K).
         temperature: τ > 0 of the soft labels.
     """
@@ -33,3 +35,18 @@ def inter_loss(student: Sequence[Tensor], targets: Tensor, mask: Tensor, teacher
         for logits in student
     ]
     return torch.stack(losses).mean()
+
+
+class Loss(MethodLoss):
+    """Inter-KD of a batch, with an auxiliary head on each layer."""
+
+    def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
+        super().__init__(subject, layers, temperature)
+        self.heads = nn.ModuleDict(
+            {str(layer): nn.Linear(subject.channels[-layer], len(subject.tags)) for layer in layers}
+        )
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        logits = [self.heads[str(layer)](pooled(outputs.maps[-layer]).float()) for layer in self.layers]
+        return inter_loss(logits, outputs.targets, outputs.mask, outputs.knowledge["logits"], self.temperature)

@@ -1,10 +1,12 @@
-r"""KD: the teacher's probabilities as soft labels (Hinton et al. 2015), for tags that exclude no other tag.
+r"""KD: the teacher's probabilities as soft labels (Hinton et al. 2015), for tags that do not exclude each other.
 
 .. math:: L = \tau^2 \cdot \mathrm{BCE}(\sigma(z_s / \tau), \sigma(z_t / \tau))
 """
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from iusp.distillation.method import MethodLoss, Outputs
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -13,7 +15,15 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Args:
         student: logits (B, K).
         teacher: logits (B, K).
-        temperature: τ > 0; τ² keeps the gradient's size.
+        temperature: τ > 0; the factor τ² keeps the size of the gradient.
     """
     soft = (teacher.float() / temperature).sigmoid()
     return temperature**2 * binary_cross_entropy_with_logits(student.float() / temperature, soft)
+
+
+class Loss(MethodLoss):
+    """KD of a batch."""
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        return kd_loss(outputs.logits, outputs.knowledge["logits"], self.temperature)

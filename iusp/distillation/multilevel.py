@@ -3,16 +3,17 @@ r"""Multi-level logit distillation: clips, tags and the batch as a whole (Jin et
 .. math:: L = L_{KD} + \frac{1}{K^2} \left\lVert \frac{P_t^\top P_t - P_s^\top P_s}{B} \right\rVert_F^2
     + \frac{1}{B^2} \left\lVert \frac{P_t P_t^\top - P_s P_s^\top}{K} \right\rVert_F^2, \quad P = \sigma(Z / \tau)
 
-with one row of P per clip: KD of each prediction (instance level), which tags are predicted together (class level), and
-which clips get like predictions (batch level). The multi-label form: where classes exclude each other the paper has the
-softmax and its divergence, here each tag has its own sigmoid and cross-entropy. Means instead of the paper's sums, so
-that B and K do not shift the balance; one τ instead of several.
+P has one row per clip. The terms are KD of each prediction (instance level), which tags are predicted together (class
+level), and which clips get similar predictions (batch level). This is a multi-label form: the paper has a softmax and
+its divergence, here each tag has its own sigmoid and cross-entropy. It has means instead of the paper's sums, so that B
+and K do not shift the balance, and one τ instead of several.
 """
 
 from torch import Tensor
 
 from iusp.distillation.kd import kd_loss
-from iusp.distillation.similarity import gram
+from iusp.distillation.method import MethodLoss, Outputs
+from iusp.models.maps import gram
 
 
 def multilevel_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -28,3 +29,11 @@ def multilevel_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     by_tag = ((gram(others.T) - gram(own.T)) / clips).square().mean()
     by_clip = ((gram(others) - gram(own)) / tags).square().mean()
     return kd_loss(student, teacher, temperature) + by_tag + by_clip
+
+
+class Loss(MethodLoss):
+    """Multi-level logit distillation of a batch."""
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        return multilevel_loss(outputs.logits, outputs.knowledge["logits"], self.temperature)

@@ -1,35 +1,42 @@
-r"""SKILL: clusters of layers that are alike, and what each cluster has in common (Zampierin et al., arXiv 2402.16830).
+r"""SKILL: frame similarities averaged over clusters of similar layers (Zampierin et al., arXiv 2402.16830).
 
 .. math:: L = \frac{1}{|\mathcal C|} \sum_{c \in \mathcal C} \frac{1}{B T'^2} \sum_n
     \left\lVert \frac{1}{|c|} \sum_{l \in c} G_{n,t}^{(l)} - G_{n,s}^{(c)} \right\rVert_F^2
 
-with IUSP's row-normalised similarities G of the frames of clip n, after the teacher's layer l and after the student's
-layer for cluster c. The paper averages the features of a cluster's transformer layers, which all have one width, and
-regresses them; the layers of a convolutional network differ in width, their similarities do not.
+where G are IUSP's row-normalised similarities of the frames of clip n, of the teacher's layer l and of the student's
+layer for cluster c. Each cluster is matched with the student layer that has the index of the cluster's last layer. The
+paper averages the features of a cluster's transformer layers, which all have one width, and regresses them. The layers
+of a convolutional network differ in width; their similarities do not.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from iusp.distillation.similarity import centred_gram, gram, pooled_frames, pooled_gram, row_normalised
+from iusp.distillation.method import MethodLoss, Outputs, Subject
+from iusp.distillation.similarity import centred_gram, row_normalised
+from iusp.models.maps import frames, gram, pooled_frames, pooled_gram
+
+CLUSTERS = 2  # into which the teacher's layers are divided
+CLUSTERED_CLIPS = 256  # whose similarities decide which layers are alike
 
 
 def cluster_layers(similarities: Tensor, count: int) -> list[tuple[int, ...]]:
-    """Group layers by how alike their frame similarities are.
+    """Group layers by the similarity of their frame similarities.
 
     The distance of two layers is 1 − their linear CKA (Kornblith et al., ICML 2019), averaged over clips; clusters are
     merged by their average distance.
 
     Args:
         similarities: Gram matrices (L, N, T', T') of L layers for N clips, each up to a factor.
-        count: of clusters, 1 to L.
+        count: number of clusters, 1 to L.
 
     Returns:
-        The layers 0 … L − 1 of each cluster, clusters in the order of their last layer.
+        The layers (0 to L − 1) of each cluster, in the order of the clusters' last layers.
     """
     if count == len(similarities):  # also of a single layer, which has no distance to any
         return [(layer,) for layer in range(count)]
@@ -45,13 +52,33 @@ def skill_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
     Args:
         student: frames (B, T', D) of one layer per cluster.
-        teacher: Gram matrices (B, n, T'', T'') of the n layers of each cluster, each up to a factor; where T' and T''
-            differ, the finer is averaged to the coarser.
+        teacher: Gram matrices (B, n, T'', T'') of the n layers of each cluster, each up to a factor. Where T' and T''
+            differ, the finer one is averaged to the coarser.
     """
     losses = []
-    for frames, layers in zip(student, teacher, strict=True):
-        count = min(frames.shape[1], layers.shape[2])
-        own = gram(pooled_frames(frames.float(), count))
+    for layer, layers in zip(student, teacher, strict=True):
+        count = min(layer.shape[1], layers.shape[2])
+        own = gram(pooled_frames(layer.float(), count))
         others = pooled_gram(layers.float().flatten(0, 1), count).reshape(*layers.shape[:2], count, count)
         losses.append((row_normalised(others).mean(dim=1) - row_normalised(own)).square().mean())
     return torch.stack(losses).mean()
+
+
+class Loss(MethodLoss):
+    """SKILL of a batch; the clusters are found once, in the teacher's stored similarities."""
+
+    def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
+        super().__init__(subject, layers, temperature)
+        similarities = np.stack([subject.knowledge(f"similarity-{layer}")[:CLUSTERED_CLIPS] for layer in layers])
+        found = cluster_layers(torch.from_numpy(similarities.astype(np.float32)), min(CLUSTERS, len(layers)))
+        self.clusters = [tuple(layers[index] for index in cluster) for cluster in found]
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        # A cluster whose layers the student lacks is matched with the student's first layer.
+        student = [frames(outputs.maps[-min(*cluster, len(outputs.maps))]) for cluster in self.clusters]
+        teacher = [
+            torch.stack([outputs.knowledge[f"similarity-{layer}"] for layer in cluster], dim=1)
+            for cluster in self.clusters
+        ]
+        return skill_loss(student, teacher)

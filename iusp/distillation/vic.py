@@ -3,15 +3,18 @@ r"""VIC-KD: clip embeddings kept alike, spread out and decorrelated (Guimarães 
 .. math:: L = \frac{1}{B E} \lVert S - T \rVert_F^2 + \frac{1}{E} \sum_d \max(0, 1 - \sqrt{C_{dd} + \epsilon})
     + \frac{1}{25 E} \sum_{d \neq e} C_{de}^2, \quad C = \frac{1}{B - 1} (S - \bar S)^\top (S - \bar S)
 
-with one row of S (student) and of T (teacher) per clip: invariance, variance, covariance. Terms, ε and relative weights
-25 : 25 : 1 are those of VICReg (Bardes et al., ICLR 2022, equations 1 to 6), divided by 25. Of VIC-KD, rebuilt from its
-abstract, only this prior on the student's embeddings is carried over: its teacher gets the same while it is trained,
-ours is trained before and frozen; and its adversarial examples defend against attacks, which are not our subject.
+S (student) and T (teacher) have one row per clip. The terms are invariance, variance and covariance. Terms, ε and the
+relative weights 25 : 25 : 1 are those of VICReg (Bardes et al., ICLR 2022, equations 1 to 6), divided by 25. This is
+rebuilt from VIC-KD's abstract and differs from the paper in two ways. The paper's teacher is trained under the same
+prior; ours is trained before and frozen. The paper also trains on adversarial examples; we do not.
 """
 
-from torch import Tensor
+from collections.abc import Sequence
 
-from iusp.distillation.similarity import gram
+from torch import Tensor, nn
+
+from iusp.distillation.method import MethodLoss, Outputs, Subject
+from iusp.models.maps import gram, pooled
 
 COVARIANCE_WEIGHT = 1 / 25
 EPSILON = 1e-4
@@ -21,7 +24,7 @@ def vic_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the sum of the three terms.
 
     Args:
-        student: embeddings (B, E), after the projection to the teacher's E; a batch of one clip has no spread.
+        student: embeddings (B, E), after the projection to the teacher's width E.
         teacher: embeddings (B, E).
     """
     clips, dimensions = student.shape
@@ -32,3 +35,15 @@ def vic_loss(student: Tensor, teacher: Tensor) -> Tensor:
     variance = (1 - (variances + EPSILON).sqrt()).relu().mean()
     correlation = (covariance - variances.diag()).square().sum() / dimensions
     return invariance + variance + COVARIANCE_WEIGHT * correlation
+
+
+class Loss(MethodLoss):
+    """VIC-KD of a batch, with a projection from the student's pooled channels to the teacher's."""
+
+    def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
+        super().__init__(subject, layers, temperature)
+        self.projection = nn.Linear(subject.channels[-1], subject.knowledge("pooled").shape[-1])
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the loss."""
+        return vic_loss(self.projection(pooled(outputs.maps[-1]).float()), outputs.knowledge["pooled"])

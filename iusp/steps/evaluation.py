@@ -20,7 +20,7 @@ from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.device.conversion import NETS, WHOLE, write_onnx
 from iusp.device.measurement import RUNTIMES, TORCH, latency, net_scores, whole_scores
 from iusp.device.package import best_thresholds, write_package
-from iusp.distillation.similarity import gram, row_normalised
+from iusp.distillation.similarity import row_normalised
 from iusp.errors import InputError
 from iusp.evaluation.cost import multiply_accumulates
 from iusp.evaluation.metrics import Level, bootstrap, curves, interval, score, score_table
@@ -32,11 +32,11 @@ from iusp.evaluation.slices import SLICED, slice_scores
 from iusp.features.log_mel import clip_length, frame_count
 from iusp.features.packed import FeatureSet, labelled_clips, read_features, read_table
 from iusp.io.files import atomic, code_digest, digest, sha256, work_folder, write_json
+from iusp.models.inference import predict
 from iusp.models.layers import Tagger
-from iusp.models.maps import frames
+from iusp.models.maps import frames, gram
 from iusp.registry.export import export
 from iusp.reporter import Reporter
-from iusp.training.loop import predict
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""One training in several processes, its ranks, which `torchrun` starts: all compute, the first alone writes.
+"""One training in several processes (ranks) that `torchrun` starts: all compute, only the first writes.
 
-Each rank takes its share of every batch. Sums over a batch that the result depends on (the loss and its denominator,
-the statistics of batch normalisation) are taken over all ranks, so that the result is one process's up to rounding.
-Without torchrun there is one rank, and every value is left as it is.
+Each rank gets its share of every batch. Sums over a batch that the result depends on are taken over all ranks: the
+loss, its denominator, and the statistics of batch normalisation. So the result equals that of one process up to
+rounding. Without torchrun there is one rank, and every value stays as it is.
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iusp.models.layers import Tagger
 
-# A rank that neither answers nor ends fails the others after this. What the first does alone meanwhile, validation and
-# checkpoint, takes less.
+# A rank that neither answers nor ends makes the others fail after this time. What the first rank does alone in the
+# meantime, validation and checkpoint, takes less.
 TIMEOUT = timedelta(minutes=30)
-# The others wait so long for the end of the first, which writes the teacher's knowledge; if it dies they fail at once.
+# The other ranks wait this long for the first, which writes the teacher's knowledge. If it dies they fail at once.
 PATIENCE = timedelta(days=7)
 
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the ranks that torchrun started, and leave together; without torchrun do nothing.
+    """Connect the ranks that torchrun started, and disconnect them together; do nothing without torchrun.
 
-    CPU tensors travel by gloo, a GPU's by NCCL.
+    CPU tensors are exchanged by gloo, GPU tensors by NCCL.
     """
     if not dist.is_torchelastic_launched():
         yield
@@ -36,18 +36,18 @@ def group() -> Iterator[None]:
     dist.init_process_group(timeout=TIMEOUT)
     patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     yield
-    # Not after an exception: the others could not come.
+    # Not after an exception: then the other ranks cannot reach the barrier.
     dist.barrier(patient)
     dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Return the number of this process among the ranks; the first is 0."""
+    """Return the rank of this process; the first is 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def ranks() -> int:
-    """Return how many there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -64,10 +64,10 @@ class _Sum(torch.autograd.Function):
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """Return the sum over the ranks, which autograd sees through.
+    """Return the sum of a tensor over the ranks; autograd differentiates it.
 
-    A loss made of such sums is the same on all ranks, and the gradient that reaches a rank's tensors is of the sum of
-    all ranks' losses: `ranks()` times the loss's own. `shared` takes the factor out.
+    A loss made of such sums is the same on all ranks. The gradient that reaches a rank's tensors is that of the sum of
+    all ranks' losses, which is `ranks()` times the gradient of the loss. `wrap_ddp` averages and so removes the factor.
     """
     if ranks() == 1:
         return tensor
@@ -76,7 +76,7 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def from_first(content: bytes | None) -> bytes | None:
-    """Return on every rank what the first was given."""
+    """Send the first rank's content to all ranks."""
     if ranks() == 1:
         return content
     size = torch.tensor(-1 if content is None else len(content))
@@ -91,7 +91,21 @@ def from_first(content: bytes | None) -> bytes | None:
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all ranks' clips, on any device; torch's own refuses the CPU."""
+    """Batch normalisation by the statistics of all ranks' clips.
+
+    `torch.nn.SyncBatchNorm` does that on GPUs only.
+    """
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> "_BatchNorm":
+        """Return one that shares the parameters and buffers of another batch normalisation."""
+        assert norm.momentum is not None
+        synced = cls(norm.num_features, norm.eps, norm.momentum)
+        for name, parameter in norm.named_parameters(recurse=False):
+            synced.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            synced.register_buffer(name, buffer)
+        return synced.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         if not self.training:
@@ -104,7 +118,7 @@ class _BatchNorm(nn.BatchNorm2d):
         count = maps.new_tensor([maps.numel() / maps.shape[1]])
         sums = summed(torch.cat([maps.sum(dim=(0, 2, 3)), count]))
         mean, count = sums[:-1] / sums[-1], sums[-1]
-        # In two passes: the difference of large sums of squares would lose digits.
+        # Two passes, because the difference of large sums of squares would lose digits.
         centred = maps - mean[:, None, None]
         variance = summed(centred.square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
@@ -115,17 +129,19 @@ class _BatchNorm(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def shared(network: Tagger) -> nn.Module:
-    """Return what all ranks train in place of `network`: parameters are the first's, gradients are averaged.
+def wrap_ddp(network: Tagger) -> nn.Module:
+    """Return the module that all ranks train in place of `network`.
 
-    Names of parameters and buffers of `network`, and what it does in evaluation mode, stay.
+    The first rank's parameters go to all ranks, and gradients are averaged. Batch normalisation uses the clips of all
+    ranks. Names of parameters and buffers of `network`, and its results in evaluation mode, stay the same.
     """
     if ranks() == 1:
         return network
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = _BatchNorm
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, _BatchNorm.of(child))
     if network.device.type == "cuda":
         torch.cuda.set_device(network.device)
-    # The statistics are the same everywhere: nothing is gained by sending them at each step.
+    # The statistics are the same on all ranks, so they need not be sent at each step.
     return DistributedDataParallel(network, forward_sync_buffers=False)

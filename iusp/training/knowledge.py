@@ -1,26 +1,26 @@
-"""A teacher's knowledge of augmented training clips, computed once, so that no student ever runs the teacher.
+"""A teacher's knowledge of augmented training clips, computed once, so that no student runs the teacher.
 
-A folder with `knowledge.json` and, for each view, `view-000/` with packed float16 files, row by row the training clips,
-of the kinds that `teacher.knowledge` lists:
+A folder with `knowledge.json` and, for each view, a folder `view-000/` of packed float16 arrays. Row n is about the nth
+training clip. The kinds are those that `teacher.knowledge` lists:
 
 - `logits.npy` (N, K);
-- `pooled.npy` (N, C), what the head sees of a clip;
+- `pooled.npy` (N, C), the vector of a clip that the tagging head gets;
 
-and of each of `teacher.layers`, such as 1 for the last layer, at most at the last layer's frame rate:
+and, for each of `teacher.layers` (1 is the last layer), at most at the last layer's frame rate:
 
-- `similarity-1.npy` (N, T', T'), each clip's Gram matrix of frames divided by its largest entry (rows are normalised
-  later, which cancels the factor);
-- `embedding-1.npy` (N, E), hashed frames for similarities between clips;
+- `similarity-1.npy` (N, T', T'), the Gram matrix of each clip's frames, divided by its largest entry (a later
+  normalisation of the rows cancels the factor);
+- `embedding-1.npy` (N, E), hashed frames, for similarities between clips;
 - `attention-1.npy` (N, T', F'), the energy over channels;
-- `hints-1.npy` (N, T', C), the bands' means.
+- `hints-1.npy` (N, T', C), the means over the bands.
 
-Knowledge that does not belong to the clips, features or teacher at hand is refused: misaligned targets train garbage
-without any sign of it.
+Knowledge of other clips, other features or another teacher is refused, because misaligned targets train a useless
+student without any sign of it.
 """
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,20 +34,25 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from iusp.config.augmentation import Augmentation
-from iusp.distillation.attention import attention_map
-from iusp.distillation.fitnet import hints
-from iusp.distillation.similarity import gram, pooled_frames, pooled_gram
-from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
 from iusp.features.augmentation import View, augment, draw_view
 from iusp.features.packed import open_packed, write_header
 from iusp.io.files import Hashed, digest, read_json, sha256, write_json
 from iusp.models.layers import Tagger
-from iusp.models.maps import frames, pooled
+from iusp.models.maps import (
+    attention_map,
+    band_means,
+    clip_embedding,
+    frames,
+    gram,
+    pooled,
+    pooled_frames,
+    pooled_gram,
+)
 from iusp.reporter import Reporter
-from iusp.training.loop import TrainingData
+from iusp.training.data import TrainingData
 
-# Inner products of embeddings are off by about 1/√2048 = 2 % of the norms.
+# The error of an inner product of embeddings is about 1/√2048 = 2 % of the norms.
 EMBEDDING_DIMENSIONS = 2048
 BATCH = 64
 
@@ -56,34 +61,44 @@ def _view_digest(view: View) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in vars(view).values())).hexdigest()
 
 
+@dataclass(frozen=True)
+class KnowledgeRequest:
+    """What is stored of a teacher.
+
+    Attributes:
+        augmentation: augmentation of the views.
+        seed: seed of the views.
+        views: number of views.
+        names: names of the arrays that are stored of each view.
+    """
+
+    augmentation: Augmentation
+    seed: int
+    views: int
+    names: Sequence[str]
+
+
 def write_knowledge(
-    folder: Path,
-    teacher: Tagger,
-    data: TrainingData,
-    augmentation: Augmentation,
-    seed: int,
-    views: int,
-    names: Sequence[str],
-    reporter: Reporter,
+    folder: Path, teacher: Tagger, data: TrainingData, request: KnowledgeRequest, reporter: Reporter
 ) -> None:
-    """Run a teacher over `views` views of the training clips; views that are there already are kept.
+    """Run a teacher over views of the training clips; views that are there already are kept.
 
     Args:
-        folder: the teacher's; `knowledge/` appears beside its weights.
-        teacher: in evaluation mode, on its device.
+        folder: folder of the teacher; `knowledge/` appears beside its weights.
+        teacher: the teacher in evaluation mode, on its device.
         data: the training clips.
-        augmentation: of the views.
-        seed: of the views.
-        views: how many.
-        names: of what is kept of each.
-        reporter: told of every batch.
+        request: what is stored.
+        reporter: receives the progress after each batch.
     """
-    clips, fill, device = data.clips, data.features.mean, teacher.device
-    batches = -(-len(clips) // BATCH)
+    batches = -(-len(data.clips) // BATCH)
     digests = []
     checksums: dict[str, str] = {}
-    for number in range(views):
-        view = draw_view(augmentation, seed, "knowledge", number, data.shape)
+    for number in range(request.views):
+
+        def on_batch(done: int, before: int = number * batches) -> None:
+            reporter.progress("teacher's knowledge", before + done, request.views * batches)
+
+        view = draw_view(request.augmentation, request.seed, "knowledge", number, data.shape)
         digests.append(_view_digest(view))
         finished = folder / "knowledge" / f"view-{number:03d}"
         if finished.exists():
@@ -92,25 +107,37 @@ def write_knowledge(
         partial = folder / "part"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        with ExitStack() as stack:
-            packed: dict[str, Hashed] = {}
-            for start in range(0, len(clips), BATCH):
-                rows = np.arange(start, min(start + BATCH, len(clips)))
-                log_mel, _, _ = augment(view, clips, rows, fill)
-                for name, tensor in ask(teacher, log_mel.to(device), names).items():
-                    if name not in packed:
-                        packed[name] = stack.enter_context(Hashed(partial / f"{name}.npy"))
-                        write_header(packed[name], (len(clips), *tensor.shape[1:]))
-                    packed[name].write(tensor.cpu().numpy().astype(np.float16).tobytes())
-                reporter.progress("teacher's knowledge", number * batches + start // BATCH + 1, views * batches)
-        checksums |= {f"{finished.name}/{name}": stream.sha256.hexdigest() for name, stream in packed.items()}
+        written = _write_view(partial, teacher, data, view, request.names, on_batch)
+        checksums |= {f"{finished.name}/{name}": checksum for name, checksum in written.items()}
         finished.parent.mkdir(exist_ok=True)
         partial.rename(finished)
-    write_json(
-        folder / "knowledge" / "knowledge.json",
-        _belonging(folder, data)
-        | {"augmentation": augmentation.model_dump(mode="json"), "seed": seed, "views": digests, "sha256": checksums},
-    )
+    description = {"augmentation": request.augmentation.model_dump(mode="json"), "seed": request.seed}
+    description |= {"views": digests, "sha256": checksums}
+    write_json(folder / "knowledge" / "knowledge.json", _identity(folder, data) | description)
+
+
+def _write_view(
+    folder: Path,
+    teacher: Tagger,
+    data: TrainingData,
+    view: View,
+    names: Sequence[str],
+    on_batch: Callable[[int], None],
+) -> dict[str, str]:
+    """Write the arrays of one view; return the SHA-256 of each by its name."""
+    clips = data.clips
+    with ExitStack() as stack:
+        packed: dict[str, Hashed] = {}
+        for start in range(0, len(clips), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(clips)))
+            log_mel, _, _ = augment(view, clips, rows, data.features.mean)
+            for name, tensor in ask(teacher, log_mel.to(teacher.device), names).items():
+                if name not in packed:
+                    packed[name] = stack.enter_context(Hashed(folder / f"{name}.npy"))
+                    write_header(packed[name], (len(clips), *tensor.shape[1:]))
+                packed[name].write(tensor.cpu().numpy().astype(np.float16).tobytes())
+            on_batch(start // BATCH + 1)
+    return {name: stream.sha256.hexdigest() for name, stream in packed.items()}
 
 
 class _Description(BaseModel):
@@ -120,8 +147,8 @@ class _Description(BaseModel):
     sha256: dict[str, str]
 
 
-def _belonging(teacher: Path, data: TrainingData) -> dict[str, Any]:
-    """Name what knowledge is about; it is of no use for anything else."""
+def _identity(teacher: Path, data: TrainingData) -> dict[str, Any]:
+    """Return what the knowledge is about: it must not be used with anything else."""
     return {
         "clips": digest(data.clips.filenames),
         "features": data.features.digest,
@@ -132,12 +159,21 @@ def _belonging(teacher: Path, data: TrainingData) -> dict[str, Any]:
 
 @torch.no_grad()
 def ask(teacher: Tagger, log_mel: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return what a teacher, in evaluation mode, knows of log-mel (B, T, M), by the names of the packed files."""
+    """Return a teacher's knowledge of a batch.
+
+    Args:
+        teacher: the teacher in evaluation mode.
+        log_mel: log-mel features (B, T, M).
+        names: names of the arrays, such as `logits` or `similarity-1`.
+
+    Returns:
+        A tensor (B, …) for each name.
+    """
     logits, maps = teacher(log_mel)
-    return {name: _known(name, logits, maps) for name in names}
+    return {name: _summary(name, logits, maps) for name in names}
 
 
-def _known(name: str, logits: Tensor, maps: Sequence[Tensor]) -> Tensor:
+def _summary(name: str, logits: Tensor, maps: Sequence[Tensor]) -> Tensor:
     kind, _, number = name.partition("-")
     if kind == "logits":
         return logits
@@ -152,17 +188,17 @@ def _known(name: str, logits: Tensor, maps: Sequence[Tensor]) -> Tensor:
         return clip_embedding(frames(layer), EMBEDDING_DIMENSIONS)
     if kind == "attention":
         return adaptive_avg_pool2d(attention_map(layer), (time, bands))
-    return pooled_frames(hints(layer), time)
+    return pooled_frames(band_means(layer), time)
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Stored knowledge that has been checked against the clips, features and teacher at hand.
+    """Stored knowledge that belongs to the clips, the features and the teacher in use.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the knowledge.
         description: `knowledge.json`.
-        data: the training clips it is about.
+        data: the training clips that it is about.
     """
 
     folder: Path
@@ -171,37 +207,44 @@ class Knowledge:
 
     @property
     def views(self) -> int:
-        """How many views there are."""
+        """Number of views."""
         return len(self.description["views"])
 
     @property
     def augmentation(self) -> Augmentation:
-        """Of the views."""
+        """Augmentation of the views."""
         return Augmentation.model_validate(self.description["augmentation"])
 
     def view(self, number: int) -> View:
-        """Draw view `number` again.
+        """Draw a view again.
+
+        Args:
+            number: number of the view, from 0.
 
         Raises:
-            InputError: it is not the view that the teacher saw.
+            InputError: the result is not the view that the teacher saw.
         """
         view = draw_view(self.augmentation, self.description["seed"], "knowledge", number, self.data.shape)
         if _view_digest(view) != self.description["views"][number]:
             raise InputError(
-                f"{self.folder}: view {number} cannot be drawn again as the teacher saw it (another NumPy?); "
-                "run the teacher step again"
+                f"{self.folder}: view {number} is drawn differently than the teacher saw it (perhaps another "
+                "version of NumPy); run the teacher step again"
             )
         return view
 
     def new_view(self, seed: int, number: int) -> View:
-        """Draw a view of the same augmentation that the teacher has not been asked about."""
+        """Draw another view of the same augmentation, about which nothing is stored."""
         return draw_view(self.augmentation, seed, "training", number, self.data.shape)
 
     def read(self, name: str, number: int) -> NDArray[np.float16]:
-        """Map what is called `name` of view `number` into memory, one row per clip.
+        """Map a stored array into memory, (N, …) with one row per clip.
+
+        Args:
+            name: name of the array, such as `logits` or `similarity-1`.
+            number: number of the view, from 0.
 
         Raises:
-            InputError: the file is missing, damaged or not of these clips.
+            InputError: the file is missing, damaged or about other clips.
         """
         file = f"view-{number:03d}/{name}"
         checksum = self.description["sha256"].get(file, "none")
@@ -213,14 +256,14 @@ def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:
 
     Args:
         teacher: folder that the teacher step wrote.
-        data: what a student will be trained on.
+        data: the clips that a student will be trained on.
 
     Raises:
-        InputError: the knowledge is of other clips, features, tags or another teacher.
+        InputError: the knowledge is about other clips, features or tags, or of another teacher.
     """
     folder = teacher / "knowledge"
     description = read_json(folder / "knowledge.json", form=_Description)
-    for name, value in _belonging(teacher, data).items():
+    for name, value in _identity(teacher, data).items():
         if description.get(name) != value:
-            raise InputError(f"{folder}: is about other {name} than those at hand; run the teacher step again")
+            raise InputError(f"{folder}: is about other {name} than those in use; run the teacher step again")
     return Knowledge(folder, description, data)

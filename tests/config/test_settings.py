@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from iusp.config.dataset import Dataset
-from iusp.config.methods import METHODS, PER_LAYER
+from iusp.config.knowledge import PER_LAYER
+from iusp.config.methods import METHODS
 from iusp.config.params import Config, load
 from iusp.config.students import TappedLayers, Weights
 from iusp.errors import InputError
@@ -195,7 +196,7 @@ def test_weights_of_a_student_override_the_common_ones(params: dict) -> None:
         }
     }
     config = Config.model_validate(params)
-    assert config.students["a"].loss_weights(config.distillation.weights) == {
+    assert config.recipe("a").weights == {
         "kd": 3.0,
         "iusp": config.distillation.weights.iusp,
     }
@@ -206,10 +207,10 @@ def test_layers_of_a_student_override_the_common_ones(params: dict) -> None:
     small = params["students"]["small"]
     small |= {"method": "inter+consistency+sp+iusp", "layers": {"sp": [3, 1]}}
     config = Config.model_validate(params)
-    student, common = config.students["small"], config.distillation.layers
-    assert student.tapped(common) == {"sp": [3, 1], "iusp": [1], "inter": [2]}
+    recipe = config.recipe("small")
+    assert recipe.layers == {"sp": [3, 1], "iusp": [1], "inter": [2]}
     # The heads of `inter` are on the student's layers: of the teacher only the logits are needed.
-    assert student.knowledge_names(common) == ["embedding-1", "embedding-3", "logits", "similarity-1"]
+    assert recipe.knowledge_names == ["embedding-1", "embedding-3", "logits", "similarity-1"]
     assert config.teacher.knowledge_names == [
         "logits",
         *("similarity-3", "similarity-1"),
@@ -219,7 +220,7 @@ def test_layers_of_a_student_override_the_common_ones(params: dict) -> None:
 
 def test_every_method_has_a_weight_and_layers_where_its_knowledge_has() -> None:
     assert set(Weights.model_fields) == set(METHODS)
-    layered = {method for method, kind in METHODS.items() if kind in PER_LAYER}
+    layered = {name for name, method in METHODS.items() if method.knowledge in PER_LAYER}
     assert set(TappedLayers.model_fields) == layered | {"inter"}
 
 

@@ -8,22 +8,26 @@ from hypothesis import strategies as st
 from torch import nn
 
 from iusp.config.methods import METHODS
-from iusp.config.students import Student, TappedLayers
+from iusp.config.params import load
+from iusp.config.students import Recipe, Student, TappedLayers
+from iusp.data.taxonomy import Taxonomy
 from iusp.distillation.attention import attention_loss
 from iusp.distillation.consistency import consistency_loss
-from iusp.distillation.fitnet import fitnet_loss, hints
+from iusp.distillation.fitnet import fitnet_loss
 from iusp.distillation.inter import inter_loss
 from iusp.distillation.iusp import iusp_loss
 from iusp.distillation.kd import kd_loss
-from iusp.distillation.losses import DistillationLosses, Subject
+from iusp.distillation.losses import DistillationLosses
+from iusp.distillation.method import Outputs, Subject
 from iusp.distillation.multilevel import multilevel_loss
 from iusp.distillation.non_target import non_target_loss
-from iusp.distillation.similarity import gram, pooled_frames, pooled_gram, row_normalised
+from iusp.distillation.similarity import row_normalised
 from iusp.distillation.skill import skill_loss
-from iusp.distillation.sp import clip_embedding, sp_loss
+from iusp.distillation.sp import sp_loss
 from iusp.distillation.vic import vic_loss
 from iusp.models import ARCHITECTURES, build
-from iusp.models.maps import frames, pooled
+from iusp.models.maps import band_means, clip_embedding, frames, gram, pooled, pooled_frames, pooled_gram
+from tests.support.project import ROOT
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -324,13 +328,6 @@ def test_sp_on_embeddings_is_close_to_sp_on_frames():
 
 LAYERS = {name: [1, 3] for name in TappedLayers.model_fields} | {"skill": [1, 2, 3]}
 # The cluster of the teacher's layers 3 and 2 teaches the student's layer 2.
-SUBJECT = Subject(
-    channels=(2, 3, 4),
-    tags=5,
-    teacher={"logits": (5,), "pooled": (7,), "hints-1": (6, 7), "hints-3": (6, 3)},
-    clusters=[(3, 2), (1,)],
-    families=[(0, (1, 2)), (3, (4,))],
-)
 MAPS = tuple(randn(4, channels, time, 3, seed=time).relu().float() for channels, time in ((2, 12), (3, 8), (4, 6)))
 LOGITS = 2 * randn(4, 5).float()
 TARGETS, MASK = (rand(4, 5, seed=3) > 0.6).float(), rand(4, 5, seed=4) > 0.3
@@ -342,12 +339,39 @@ for _layer in (1, 2, 3):
         f"attention-{_layer}": rand(4, 6, 2, seed=20 + _layer).half(),
         f"hints-{_layer}": rand(4, 6, {1: 7, 2: 5, 3: 3}[_layer], seed=30 + _layer).half(),
     }
-TRAINED = {"fitnet": "regressors", "inter": "heads", "vic": "projections"}
+# What is stored of the training clips: the teacher's layers 3 and 2 are alike, layer 1 is not.
+ALIKE, UNLIKE = rand(16, 6, 3, seed=50), rand(16, 6, 3, seed=51)
+STORED = {name: array.numpy() for name, array in KNOWN.items()} | {
+    "similarity-3": gram(ALIKE).half().numpy(),
+    "similarity-2": gram(ALIKE + 0.01 * UNLIKE).half().numpy(),
+    "similarity-1": gram(UNLIKE).half().numpy(),
+}
+SUBJECT = Subject(
+    channels=(2, 3, 4),
+    tags=["a", "a1", "a2", "b", "b1"],
+    taxonomy=Taxonomy(coarse={"A": "a", "B": "b"}, fine={"A": ("a1", "a2"), "B": ("b1",)}, uncertain={}),
+    knowledge=STORED.__getitem__,
+)
+TRAINED = {"fitnet": "regressors", "inter": "heads", "vic": "projection"}
+
+
+def recipe(*methods, weight=1.0, layers=LAYERS):
+    student = Student(architecture="plain", parameters=7000, method="+".join(methods) or "labels", seeds=[0])
+    return Recipe(
+        name="small",
+        student=student,
+        weights=dict.fromkeys(methods, weight),
+        layers={method: layers[method] for method in methods if method in layers},
+        temperature=2.0,
+        knowledge="cached",
+        training=load(ROOT / "params.yaml").distillation.training,
+    )
 
 
 def distillation(*methods, weight=1.0, layers=LAYERS):
     torch.manual_seed(0)
-    return DistillationLosses(dict.fromkeys(methods, weight), layers, 2.0, SUBJECT)
+    losses = DistillationLosses(recipe(*methods, weight=weight, layers=layers), SUBJECT)
+    return losses, lambda *parts: losses(Outputs(*parts))
 
 
 def by_hand(method, parts):
@@ -362,14 +386,20 @@ def by_hand(method, parts):
         "non_target": lambda: non_target_loss(LOGITS, known["logits"], TARGETS, 2.0),
         "multilevel": lambda: multilevel_loss(LOGITS, known["logits"], 2.0),
         "inter": lambda: inter_loss(
-            [parts.heads["1"](pooled(MAPS[2])), parts.heads["3"](pooled(MAPS[0]))], TARGETS, MASK, known["logits"], 2.0
+            [parts["inter"].heads["1"](pooled(MAPS[2])), parts["inter"].heads["3"](pooled(MAPS[0]))],
+            TARGETS,
+            MASK,
+            known["logits"],
+            2.0,
         ),
-        "vic": lambda: vic_loss(parts.projections["pooled"](pooled(MAPS[2])), known["pooled"]),
+        "vic": lambda: vic_loss(parts["vic"].projection(pooled(MAPS[2])), known["pooled"]),
         "sp": lambda: mean(lambda layer: sp_loss(frames(MAPS[3 - layer]), known[f"embedding-{layer}"])),
         "iusp": lambda: mean(lambda layer: iusp_loss(frames(MAPS[3 - layer]), known[f"similarity-{layer}"])),
         "attention": lambda: mean(lambda layer: attention_loss(MAPS[3 - layer], known[f"attention-{layer}"])),
         "fitnet": lambda: mean(
-            lambda layer: fitnet_loss(parts.regressors[str(layer)](hints(MAPS[3 - layer])), known[f"hints-{layer}"])
+            lambda layer: fitnet_loss(
+                parts["fitnet"].regressors[str(layer)](band_means(MAPS[3 - layer])), known[f"hints-{layer}"]
+            )
         ),
         "skill": lambda: skill_loss(
             [frames(MAPS[1]), frames(MAPS[2])],
@@ -386,55 +416,54 @@ def by_hand(method, parts):
     "methods", [*((method,) for method in METHODS), ("iusp", "kd"), ("fitnet", "vic", "inter", "sp"), tuple(METHODS)]
 )
 def test_weighted_losses_are_the_pure_ones_averaged_over_layers(methods):
-    losses = distillation(*methods, weight=3.0)
-    found = losses(LOGITS, MAPS, TARGETS, MASK, KNOWN)
+    losses, called = distillation(*methods, weight=3.0)
+    found = called(LOGITS, MAPS, TARGETS, MASK, KNOWN)
     assert list(found) == list(methods)
     for method in methods:
-        assert found[method].item() == pytest.approx(3 * by_hand(method, losses).item(), rel=1e-6)
+        assert found[method].item() == pytest.approx(3 * by_hand(method, losses.methods).item(), rel=1e-6)
         assert found[method].item() > 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_labels_alone_have_no_distillation_and_a_weight_of_zero_no_loss(method):
-    assert distillation()(LOGITS, MAPS, TARGETS, MASK, {}) == {}
-    assert distillation(method, weight=0.0)(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method] == 0
+    assert distillation()[1](LOGITS, MAPS, TARGETS, MASK, {}) == {}
+    assert distillation(method, weight=0.0)[1](LOGITS, MAPS, TARGETS, MASK, KNOWN)[method] == 0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loss_needs_no_knowledge_but_its_own(method):
-    student = Student(architecture="plain", parameters=7000, method=method, seeds=[0])
-    names = student.knowledge_names(TappedLayers(**LAYERS))
-    assert {name.partition("-")[0] for name in names} == {METHODS[method]} - {None}
-    alone = distillation(method)(LOGITS, MAPS, TARGETS, MASK, {name: KNOWN[name] for name in names})
-    assert alone[method] == distillation(method)(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method]
+    names = recipe(method).knowledge_names
+    assert {name.partition("-")[0] for name in names} == {METHODS[method].knowledge} - {None}
+    alone = distillation(method)[1](LOGITS, MAPS, TARGETS, MASK, {name: KNOWN[name] for name in names})
+    assert alone[method] == distillation(method)[1](LOGITS, MAPS, TARGETS, MASK, KNOWN)[method]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_trained_parts_belong_to_three_methods_and_learn(method):
-    losses = distillation(method)
-    parts = {name.split(".")[0] for name, _ in losses.named_parameters()}
+    losses, called = distillation(method)
+    parts = {name.split(".")[2] for name, _ in losses.named_parameters()}
     assert parts == ({TRAINED[method]} if method in TRAINED else set())
     if parts:
-        losses(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method].backward()
+        called(LOGITS, MAPS, TARGETS, MASK, KNOWN)[method].backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in losses.parameters())
 
 
 def test_trained_parts_have_the_sizes_of_student_and_teacher():
-    losses = distillation(*METHODS)
+    losses, _ = distillation(*METHODS)
     shapes = {name: tuple(tensor.shape) for name, tensor in losses.state_dict().items() if name.endswith("weight")}
     assert shapes == {
-        "regressors.1.weight": (7, 4),
-        "regressors.3.weight": (3, 2),
-        "heads.1.weight": (5, 4),
-        "heads.3.weight": (5, 2),
-        "projections.pooled.weight": (7, 4),
+        "methods.fitnet.regressors.1.weight": (7, 4),
+        "methods.fitnet.regressors.3.weight": (3, 2),
+        "methods.inter.heads.1.weight": (5, 4),
+        "methods.inter.heads.3.weight": (5, 2),
+        "methods.vic.projection.weight": (7, 4),
     }
 
 
 def test_a_cluster_of_layers_that_the_student_lacks_teaches_its_first():
-    losses = distillation("skill")
+    _, called = distillation("skill")
     _, last = MAPS[1:]
-    found = losses(LOGITS, (last,), TARGETS, MASK, KNOWN)["skill"]
+    found = called(LOGITS, (last,), TARGETS, MASK, KNOWN)["skill"]
     similarities = [KNOWN[f"similarity-{layer}"].float() for layer in (3, 2, 1)]
     expected = skill_loss([frames(last)] * 2, [torch.stack(similarities[:2], dim=1), similarities[2].unsqueeze(1)])
     assert found == expected
@@ -442,8 +471,10 @@ def test_a_cluster_of_layers_that_the_student_lacks_teaches_its_first():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_all_losses_are_in_float32_of_bfloat16_maps(method):
-    half = distillation(method)(LOGITS.bfloat16(), [layer.bfloat16() for layer in MAPS], TARGETS, MASK, KNOWN)[method]
-    rounded = distillation(method)(
+    half = distillation(method)[1](LOGITS.bfloat16(), [layer.bfloat16() for layer in MAPS], TARGETS, MASK, KNOWN)[
+        method
+    ]
+    rounded = distillation(method)[1](
         LOGITS.bfloat16().float(), [layer.bfloat16().float() for layer in MAPS], TARGETS, MASK, KNOWN
     )[method]
     assert half.dtype == torch.float32

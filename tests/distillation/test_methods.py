@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from iusp.distillation.attention import attention_loss, attention_map
+from iusp.distillation.attention import attention_loss
 from iusp.distillation.consistency import consistency_loss
-from iusp.distillation.fitnet import fitnet_loss, hints
+from iusp.distillation.fitnet import fitnet_loss
 from iusp.distillation.inter import inter_loss
 from iusp.distillation.kd import kd_loss
 from iusp.distillation.multilevel import multilevel_loss
 from iusp.distillation.non_target import EMPHASIS, non_target_loss
-from iusp.distillation.similarity import centred_gram, gram
+from iusp.distillation.similarity import centred_gram
 from iusp.distillation.skill import cluster_layers, skill_loss
 from iusp.distillation.vic import vic_loss
+from iusp.models.maps import attention_map, gram
+from iusp.models.maps import band_means as hints
 from tests.distillation.test_losses import averaged, naive_kd, rand, randn, similarities, squared_distance, wave
 
 # Twins, one number at a time, in float64.

@@ -24,7 +24,7 @@ from iusp.features.torchaudio_transforms import melscale_fbanks
 from iusp.io.files import sha256
 from iusp.reporter import Reporter
 from iusp.steps import features
-from iusp.training.loop import read_training_data
+from iusp.training.data import TrainingFolders, read_training_data
 from tests.support.listener import Listener
 
 ROOT = Path(iusp.__file__).parent
@@ -441,7 +441,7 @@ def test_labels_of_other_clips_are_refused(dataset, packed, tmp_path, split, cha
 
     other = relabelled(dataset, tmp_path / "data", changed)
     with pytest.raises(InputError, match=f"{split} clips"):
-        read_training_data(other, packed, "coarse")
+        read_training_data(TrainingFolders(other, packed), "coarse")
 
 
 def test_labels_without_the_tags_are_refused(dataset, packed, tmp_path):

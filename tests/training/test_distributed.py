@@ -21,8 +21,9 @@ from iusp.errors import InputError
 from iusp.features.augmentation import draw_view
 from iusp.reporter import Reporter
 from iusp.steps import teacher
-from iusp.training.knowledge import write_knowledge
-from iusp.training.loop import batches, distributed, epoch_order
+from iusp.training import distributed
+from iusp.training.data import batches, epoch_order
+from iusp.training.knowledge import KnowledgeRequest, write_knowledge
 from tests.training.test_loop import (
     AUGMENTATION,
     TAXONOMY,
@@ -103,8 +104,8 @@ def test_two_ranks_train_what_one_process_trains(alone, together):
 def test_knowledge_is_that_of_one_process_to_the_byte(world, together, tmp_path):
     shutil.copy(together / "weights.safetensors", tmp_path)
     network, _ = models.load(together)
-    views, names = AUGMENTATION.views, CONFIG.knowledge_names
-    write_knowledge(tmp_path, network, training_data(world), views, CONFIG.seed, CONFIG.views, names, Reporter())
+    request = KnowledgeRequest(AUGMENTATION.views, CONFIG.seed, CONFIG.views, CONFIG.knowledge_names)
+    write_knowledge(tmp_path, network, training_data(world), request, Reporter())
     assert tree(tmp_path / "knowledge") == tree(together / "knowledge")
 
 

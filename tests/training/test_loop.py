@@ -16,22 +16,26 @@ import iusp
 from iusp import models
 from iusp.config.augmentation import Augmentation, Augmentations
 from iusp.config.methods import METHODS
-from iusp.config.students import Distillation, Student, TappedLayers, Weights
+from iusp.config.students import Distillation, Student, TappedLayers, Weights, recipe
 from iusp.config.teacher import Teacher
 from iusp.config.training import Training
 from iusp.data.labels import SPLITS
 from iusp.data.taxonomy import read_taxonomy
-from iusp.distillation.losses import DistillationLosses, Subject
+from iusp.distillation.losses import DistillationLosses
+from iusp.distillation.method import Outputs, Subject
 from iusp.distillation.skill import cluster_layers
-from iusp.distillation.sp import clip_embedding
 from iusp.errors import InputError
 from iusp.features.augmentation import augment, draw_view
 from iusp.features.packed import read_features
 from iusp.io.files import sha256
+from iusp.models.inference import predict
+from iusp.models.maps import clip_embedding
 from iusp.reporter import Reporter
 from iusp.steps import student, teacher
+from iusp.training.data import TrainingFolders, batches, epoch_order, read_training_data
 from iusp.training.knowledge import EMBEDDING_DIMENSIONS, ask, read_knowledge
-from iusp.training.loop import batches, choose_device, epoch_order, label_loss, new_network, predict, read_training_data
+from iusp.training.loop import label_loss
+from iusp.training.networks import choose_device, new_network
 from tests.support.listener import Listener
 
 ROOT = Path(iusp.__file__).parent
@@ -137,14 +141,19 @@ def make(folder, seed=0):
     return folder
 
 
+def folders(world):
+    return TrainingFolders(world / "dataset", world / "features")
+
+
 def teach(world, output, config=TEACHER, on_epoch=lambda row: None, progress=lambda *progress: None):
     reporter = Listener(progress, lambda network, row: on_epoch(row))
-    return teacher.run(config, AUGMENTATION, world / "dataset", world / "features", output, reporter)
+    return teacher.run(config, AUGMENTATION, folders(world), output, reporter)
 
 
 def learn(world, taught, output, config=STUDENT, common=COMMON, on_epoch=lambda seed, row: None, cores=2):
     reporter = Listener(on_epoch=lambda network, row: on_epoch(int(network.removeprefix("small-seed-")), row))
-    return student.run("small", config, common, world / "dataset", world / "features", taught, output, reporter, cores)
+    inputs = student.StudentInputs(folders(world), taught)
+    return student.run(recipe("small", config, common), inputs, output, reporter, cores)
 
 
 def tree(folder):
@@ -156,7 +165,7 @@ def record(folder):
 
 
 def training_data(world, tags="both"):
-    return read_training_data(world / "dataset", world / "features", tags)
+    return read_training_data(folders(world), tags)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +305,7 @@ def test_a_killed_student_goes_on(world, taught, long_learnt, tmp_path):
     work = kill(tmp_path, "student", world, taught, output)
     checkpoint = torch.load(work / "seed-0" / "checkpoint.pt", weights_only=True)
     assert 2 <= len(checkpoint["state"]["record"]) < 30
-    assert {name.split(".")[0] for name in checkpoint["auxiliary"]} == {"regressors", "heads", "projections"}
+    assert {name.split(".")[1] for name in checkpoint["auxiliary"]} == {"fitnet", "inter", "vic"}
     # What is trained beside the network is optimised with it: a weight and a bias of each of the three.
     parameters = len(list(models.load(long_learnt / "seed-0")[0].parameters()))
     assert len(checkpoint["optimiser"]["state"]) == parameters + 6
@@ -466,20 +475,18 @@ def test_each_row_is_the_losses_by_hand(world, taught, data, tmp_path, source):
     methods = "iusp+kd+sp+skill+consistency"
     config = LONG.model_copy(update={"method": methods, "seeds": [3], "weights": {"sp": 7.0}, "layers": {"sp": [1, 3]}})
     learn(world, taught, tmp_path / "student", config, common)
-    names = config.knowledge_names(common.layers)
+    shaped = recipe("small", config, common)
+    names = shaped.knowledge_names
     assert names == ["embedding-1", "embedding-3", "logits", "similarity-1", "similarity-2", "similarity-3"]
     knowledge = read_knowledge(taught, data)
     network, _ = new_network("plain", 2500, data, common.training, 3)
-    weights = {"kd": 1.0, "sp": 7.0, "iusp": 20.0, "skill": 1.0, "consistency": 1.0}
-    tapped = {"sp": [1, 3], "iusp": [1], "skill": [1, 2, 3]}
+    assert shaped.weights == {"kd": 1.0, "sp": 7.0, "iusp": 20.0, "skill": 1.0, "consistency": 1.0}
+    assert shaped.layers == {"sp": [1, 3], "iusp": [1], "skill": [1, 2, 3]}
     stored = np.stack([knowledge.read(f"similarity-{layer}", 0) for layer in (1, 2, 3)]).astype(np.float32)
-    clusters = [[1 + index for index in cluster] for cluster in cluster_layers(torch.from_numpy(stored), 2)]
+    clusters = [tuple(1 + index for index in cluster) for cluster in cluster_layers(torch.from_numpy(stored), 2)]
     tags = data.clips.tags
-    families = [
-        (tags.index(tag), [tags.index(fine) for fine in TAXONOMY.fine[category]])
-        for category, tag in TAXONOMY.coarse.items()
-    ]
-    distillation = DistillationLosses(weights, tapped, 2.0, Subject([], 31, {}, clusters, families))
+    distillation = DistillationLosses(shaped, Subject([], tags, TAXONOMY, lambda name: knowledge.read(name, 0)))
+    assert distillation.methods["skill"].clusters == clusters
     for epoch, row in record(tmp_path / "student" / "seed-3").iterrows():
         order = epoch_order(24, 3, epoch)
         # Online, views are those that a teacher of this seed would be trained on.
@@ -492,7 +499,7 @@ def test_each_row_is_the_losses_by_hand(world, taught, data, tmp_path, source):
         else:
             known = ask(models.load(taught)[0], log_mel, names)
         expected = {"labels": label_loss(logits, targets, mask)}
-        expected |= distillation(logits, maps, targets, mask, known)
+        expected |= distillation(Outputs(logits, maps, targets, mask, known))
         for name, loss in expected.items():
             assert row[f"loss_{name}"] == pytest.approx(loss.item(), rel=1e-5)
             assert loss.item() > 1e-4
@@ -629,17 +636,19 @@ def test_targets_asked_online_are_the_stored_ones(taught, data):
     knowledge = read_knowledge(taught, data)
     network, _ = models.load(taught)
     known = {name: knowledge.read(name, 1) for name in SHAPES}
-    families = [(0, (8, 9)), (1, (10,))]
-    subject = Subject((4, 6, 12), 31, SHAPES, [(3, 2), (1,)], families)
+    subject = Subject((4, 6, 12), data.clips.tags, TAXONOMY, lambda name: knowledge.read(name, 0))
+    config = LONG.model_copy(update={"method": "+".join(METHODS), "layers": EARLIER})
+    weights = Weights(**dict.fromkeys(METHODS, 1.0))
     torch.manual_seed(0)
-    distillation = DistillationLosses(dict.fromkeys(METHODS, 1.0), EARLIER, 2.0, subject)
+    common = COMMON.model_copy(update={"weights": weights})
+    distillation = DistillationLosses(recipe("small", config, common), subject)
     steps = 0
     for batch in batches(data, knowledge.view(1), epoch_order(24, 7, 1), 8, torch.device("cpu"), known):
         online = ask(network, batch.log_mel, TEACHER.knowledge_names)
         torch.testing.assert_close(batch.knowledge["logits"].float(), online["logits"], rtol=2e-3, atol=2e-3)
         own = torch.randn(8, 31), [torch.rand(8, 4, 9, 4), torch.rand(8, 6, 7, 4), torch.rand(8, 12, 7, 2)]
-        expected = distillation(*own, batch.targets, batch.mask, online)
-        found = distillation(*own, batch.targets, batch.mask, batch.knowledge)
+        expected = distillation(Outputs(*own, batch.targets, batch.mask, online))
+        found = distillation(Outputs(*own, batch.targets, batch.mask, batch.knowledge))
         for name, loss in expected.items():
             assert loss.item() > 1e-3
             assert found[name].item() == pytest.approx(loss.item(), rel=1e-2)
@@ -653,8 +662,7 @@ ONLINE = COMMON.model_copy(update={"knowledge": "online"})
 def test_where_all_views_are_one_online_trains_as_cached_does(world, tmp_path):
     still = VIEWS.model_copy(update={"roll": False, "gain_db": 0.0, "mixup": 0.0, "time_masks": 0, "band_masks": 0})
     augmentation = AUGMENTATION.model_copy(update={"views": still})
-    folders = world / "dataset", world / "features"
-    teacher.run(TEACHER, augmentation, *folders, tmp_path / "teacher", Reporter())
+    teacher.run(TEACHER, augmentation, folders(world), tmp_path / "teacher", Reporter())
     config = LONG.model_copy(update={"method": "+".join(METHODS), "layers": EARLIER})
     for name, common in (("cached", COMMON), ("online", ONLINE)):
         learn(world, tmp_path / "teacher", tmp_path / name, config, common)

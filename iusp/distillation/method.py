@@ -1,0 +1,72 @@
+"""What every distillation method is given, and the base class of the methods' losses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from iusp.data.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is known of student and teacher before training.
+
+    Attributes:
+        channels: number of channels of each layer of the student, first to last.
+        tags: the K tags that both predict.
+        taxonomy: categories of the tags.
+        knowledge: returns a stored array of the teacher about one view of the N training clips, (N, …), by its name.
+    """
+
+    channels: Sequence[int]
+    tags: Sequence[str]
+    taxonomy: Taxonomy
+    knowledge: Callable[[str], NDArray[np.float16]]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What student and teacher say about one batch.
+
+    Attributes:
+        logits: logits of the student (B, K).
+        maps: feature maps of the student, (B, C, T', F') of each layer, first to last.
+        targets: labels (B, K) in 0 to 1.
+        mask: bool (B, K), False where the label is unknown.
+        knowledge: the teacher's knowledge of the same views of the same clips, float32 (B, …), by name.
+    """
+
+    logits: Tensor
+    maps: Sequence[Tensor]
+    targets: Tensor
+    mask: Tensor
+    knowledge: Mapping[str, Tensor]
+
+
+class MethodLoss(nn.Module, ABC):
+    """The loss of one method for one student, and what is trained beside the student for it.
+
+    Args:
+        subject: student and teacher.
+        layers: layers that the method uses, counted from the last, which is 1.
+        temperature: temperature τ of the soft labels.
+    """
+
+    def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
+        super().__init__()
+        self.subject = subject
+        self.layers = tuple(layers)
+        self.temperature = temperature
+
+    @abstractmethod
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the unweighted loss of a batch, a scalar."""
+
+    def mean_over_layers(self, loss: Callable[[int], Tensor]) -> Tensor:
+        """Return the mean of a loss over the layers."""
+        return torch.stack([loss(layer) for layer in self.layers]).mean()

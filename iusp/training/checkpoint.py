@@ -1,0 +1,131 @@
+"""The state of a training between two epochs, saved so that a killed training resumes with the same result."""
+
+import io
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from iusp.artifacts.records import Row
+from iusp.errors import InputError
+from iusp.io.files import atomic
+from iusp.models.layers import Tagger
+from iusp.training import distributed
+
+# What the readers of a damaged checkpoint raise.
+DAMAGED = (
+    *(BadZipFile, zlib.error, UnpicklingError, RuntimeError, EOFError),
+    *(LookupError, ValueError, TypeError, AttributeError, OverflowError),
+)
+
+
+@dataclass
+class History:
+    """The epochs of a training so far, and the best of them on validate.
+
+    Attributes:
+        record: one row per epoch.
+        best: parameters and buffers of the network after the best epoch.
+        best_epoch: number of the best epoch, from 0.
+        best_score: its micro-averaged AUPRC on validate.
+    """
+
+    record: list[Row] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    best_score: float = -math.inf
+
+    def add(self, row: Row, network: Tagger) -> None:
+        """Append an epoch, and keep the network if it is the best so far."""
+        if row["validate_micro_auprc"] > self.best_score:
+            self.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+            self.best_epoch, self.best_score = len(self.record), row["validate_micro_auprc"]
+        self.record.append(row)
+
+    def is_finished(self, epochs: int, patience: int) -> bool:
+        """Tell whether all epochs are done, or the last `patience` epochs brought nothing better."""
+        epoch = len(self.record)
+        return epoch >= epochs or epoch - self.best_epoch > patience
+
+
+class Stateful(Protocol):
+    """A network, an optimiser or a schedule."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take the state over."""
+
+
+class Checkpoint:
+    """A file that holds a training's history and the state of everything that is trained.
+
+    Args:
+        path: the file.
+        parts: what is saved and restored, by name.
+    """
+
+    def __init__(self, path: Path, parts: Mapping[str, Stateful]) -> None:
+        self.path = path
+        self._parts = parts
+
+    def save(self, history: History) -> None:
+        """Write the file; a killed process leaves the previous one."""
+        content = io.BytesIO()
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        torch.save(state | {"state": vars(history)}, content)
+        with atomic(self.path) as temporary:  # torch itself reports a full disk as an internal error
+            temporary.write_bytes(content.getbuffer())
+
+    def restore(self, device: torch.device) -> History:
+        """Read the file on the first process and put its state into the parts of every process.
+
+        Args:
+            device: where the tensors go.
+
+        Returns:
+            The history; an empty one if there is no file.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        is_there = distributed.rank() == 0 and self.path.exists()
+        content = distributed.from_first(self.path.read_bytes() if is_there else None)
+        if content is None:
+            return History()
+        with self._readable():
+            # PyTorch writes checksums and does not check them.
+            with ZipFile(io.BytesIO(content)) as archive:
+                if archive.testzip():
+                    raise BadZipFile
+            saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            for name, part in self._parts.items():
+                # PyTorch's schedules accept any keys.
+                if (
+                    isinstance(part, torch.optim.lr_scheduler.LRScheduler)
+                    and saved[name].keys() != part.state_dict().keys()
+                ):
+                    raise KeyError(name)
+                part.load_state_dict(saved[name])
+            return History(**saved["state"])
+
+    def remove(self) -> None:
+        """Delete the file if it is there."""
+        self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turn what a damaged file makes its readers raise into one line."""
+        try:
+            yield
+        except DAMAGED:
+            raise InputError(f"{self.path}: damaged; delete it, and training begins again") from None

@@ -1,0 +1,90 @@
+"""New networks, the devices they run on, and their predictions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from iusp import models
+from iusp.config.training import Training
+from iusp.errors import InputError
+from iusp.models.layers import Tagger
+from iusp.training import distributed
+from iusp.training.data import TrainingData
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a device by its name; `auto` is the first accelerator of the machine, or the CPU.
+
+    Several processes on a machine use one GPU each.
+
+    Raises:
+        InputError: the machine has no such device.
+    """
+    if name == "auto":
+        # Processes cannot exchange tensors on mps.
+        mps = torch.backends.mps.is_available() and distributed.ranks() == 1
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if name == "cuda" and distributed.ranks() > 1:
+        name = f"cuda:{torch.distributed.get_node_local_rank()}"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError):
+        raise InputError(f"training.device: there is no {name} on this machine; set auto or cpu") from None
+
+
+def new_network(
+    architecture: str, parameters: int, data: TrainingData, config: Training, seed: int
+) -> tuple[Tagger, dict[str, Any]]:
+    """Build a network on its device, initialised from a seed.
+
+    Args:
+        architecture: family of the network.
+        parameters: largest number of parameters.
+        data: training clips; their mean and standard deviation standardise the network's input.
+        config: settings that name the device.
+        seed: seed of the initialisation.
+
+    Returns:
+        The network, and what its `config.json` says of it.
+    """
+    tags, bands = data.clips.tags, data.features.config.mel_bands
+    width = models.width_for(architecture, parameters, len(tags), bands)
+    torch.manual_seed(seed)
+    network = models.build(architecture, width, len(tags), bands)
+    network.mean.copy_(data.features.mean)
+    network.std.copy_(data.features.std)
+    description = {
+        "architecture": architecture,
+        "width": width,
+        "tags": tags,
+        "features": data.features.config.model_dump(mode="json"),
+        "features_digest": data.features.digest,
+        "parameters": models.parameter_count(network),
+        "seed": seed,
+    }
+    return network.to(choose_device(config.device)), description
+
+
+def layer_channels(network: Tagger, data: TrainingData) -> list[int]:
+    """Return the number of channels of each layer of a network, first to last."""
+    with torch.inference_mode():
+        training = network.training
+        _, maps = network.eval()(torch.zeros(1, *data.shape[1:], device=network.device))
+        network.train(training)
+    return [layer.shape[1] for layer in maps]
+
+
+def check_layers(what: str, layers: Iterable[int], count: int) -> None:
+    """Check that a network has some layers.
+
+    Args:
+        what: the setting that names the layers, for the message.
+        layers: layers, counted from the last, which is 1.
+        count: number of layers of the network.
+
+    Raises:
+        InputError: the network has fewer layers.
+    """
+    if too_many := [layer for layer in layers if layer > count]:
+        raise InputError(f"{what}: there is no layer {too_many[0]}, only {count} (1 is the last)")
