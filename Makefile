@@ -1,16 +1,25 @@
-# One vocabulary of tasks, for people and for CI. `make help` lists it.
+# The tasks of the project, for people and for CI. `make help` lists them.
 
-PYTHON ?= python3.11
+# The interpreter of the environment. Unset: the first one that fits, as scripts/find-python has it.
+PYTHON ?=
 BIN := .venv/bin
-# The stages of dvc.yaml call `iusp`, and DVC looks for it on the path.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The stages of dvc.yaml call `iusp`, which DVC finds on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# The CPU has as many threads as params.yaml says, whatever the shell says.
+# params.yaml alone sets the number of CPU threads.
 unexport OMP_NUM_THREADS
 export MLFLOW_DISABLE_TELEMETRY ?= true
+# Port of `make mlflow`.
+PORT ?= 5000
+# QUICK=1: a small pipeline in a folder of its own, with an MLflow database of its own.
+FOLDER := $(if $(QUICK),quick,.)
+ifdef QUICK
+unexport MLFLOW_TRACKING_URI
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-shared test-executorch test-containers faults lint format mlflow executorch bench \
-  bench-science readme lock clean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
+  bench-science readme lock docs reference clean distclean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
 
 # `docker build` must have BuildKit.
 DOCKER ?= docker
@@ -18,31 +27,30 @@ DOCKER ?= docker
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# torch stands apart: which build of it (CPU, CUDA, …) fits is for the machine's own pip settings to say, so its hash
-# cannot be locked; its version is.
-.venv/installed: requirements.lock pyproject.toml Makefile
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "iusp needs Python 3.11: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.in)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+# The lock holds no hash of torch, because the right build (CPU, CUDA, ROCm) depends on the machine. pip's settings choose it.
+.venv/installed: requirements.lock pyproject.toml scripts/find-python
+	@python=$$(scripts/find-python $(PYTHON)) && scripts/announce "$$python" && "$$python" -m venv $(if $(PYTHON),--clear) .venv
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) $$(grep '^torch==' requirements.in)
+	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
+	$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	touch $@
 
 .venv/installed-executorch: .venv/installed requirements-executorch.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-executorch.lock
+	$(PIP) --require-hashes --no-deps -r requirements-executorch.lock
 	touch $@
 
 # An unpacked archive has no git history; DVC then works without one.
 .dvc/config.local:
 	[ -e .git ] || printf '[core]\n    no_scm = true\n' > $@
 
-run: .venv/installed .dvc/config.local ## Audio to registered students: install, dvc repro, show the results
-	dvc repro
-	iusp results
+run: .venv/installed .dvc/config.local ## Install, run the whole pipeline, show the results. QUICK=1: few clips, about 2 minutes, in quick/
+	$(if $(QUICK),$(BIN)/python -m scripts.quick)
+	cd $(FOLDER) && dvc repro
+	cd $(FOLDER) && iusp results
 
 test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not shared and not executorch and not containers and not faults" -n 2
@@ -69,8 +77,8 @@ format: .venv/installed-dev ## Put the code into its format
 	ruff check --fix .
 	ruff format .
 
-mlflow: .venv/installed ## Show runs and registered models in a browser, on loopback only
-	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+mlflow: .venv/installed ## Show runs and models in a browser, on this machine only. PORT=5001; QUICK=1: those of quick/
+	cd $(FOLDER) && PYTHONPATH=$(CURDIR) python -m scripts.mlflow_server $(PORT)
 
 executorch: .venv/installed-executorch ## Install the extra for `iusp executorch`
 
@@ -103,14 +111,25 @@ sbom: .venv/installed-dev .venv/installed-executorch ## Check all licences; writ
 audit: sbom ## The same, and look up known vulnerabilities, which needs the network
 	$(BIN)/python -m audit vulnerabilities
 
+docs: .venv/installed-dev ## Write the site to site/; broken links are errors
+	$(BIN)/python -m mkdocs build --strict
+
+reference: .venv/installed-dev ## Write docs/reference/ from the schema, `--help` and the components
+	$(BIN)/python -m scripts.reference
+
+# pyproject.toml's [tool.uv] makes one lock for all Python versions and platforms. Later locks follow earlier ones.
 lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in
-	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --unsafe-package torch --output-file requirements.lock requirements.in
-	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --unsafe-package torch --allow-unsafe --output-file requirements-dev.lock requirements-dev.in
-	pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --unsafe-package torch --allow-unsafe --constraint requirements.lock --constraint requirements-dev.lock \
+	uv pip compile --quiet --upgrade --output-file requirements.lock requirements.in
+	uv pip compile --quiet --upgrade --output-file requirements-dev.lock requirements-dev.in
+	uv pip compile --quiet --upgrade --constraint requirements.lock --constraint requirements-dev.lock \
 	  --output-file requirements-executorch.lock requirements-executorch.in
 
-clean: ## Remove everything that the tasks made, but for the environment
-	rm -rf data models reports dvc_plots mlruns mlflow.db .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove what the tasks wrote, except the environment and MLflow's runs and registry
+	rm -rf data models reports dvc_plots quick site sbom.json .dvc/cache .dvc/tmp \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+distclean: ## Ask, then also remove the environment, and MLflow's runs, registry and promotion history
+	@printf 'Delete all MLflow runs, registered models and their promotion history (mlflow.db, mlruns), and .venv? [y/N] '; \
+	  read -r answer; [ "$$answer" = y ] || { echo 'Nothing was deleted.'; exit 1; }
+	$(MAKE) clean
+	rm -rf mlflow.db* mlruns mlartifacts kubeflow .venv

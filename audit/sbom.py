@@ -12,13 +12,14 @@ from typing import Any
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
 from iusp.errors import InputError
 
 Document = dict[str, Any]
 
-LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+PINNED = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?")
 VERSION = SchemaVersion.V1_6
 
 
@@ -28,20 +29,33 @@ def locked(root: Path) -> dict[str, str]:
     Raises:
         InputError: a file cannot be read, or pins torch to no version.
     """
-    locks = (_pins(path.read_text(encoding="utf-8")) for path in sorted(root.glob("requirements-*.lock")))
-    return reduce(or_, locks, _pins(image_requirements(root)))
+    locks = (pins(path.read_text(encoding="utf-8")) for path in sorted(root.glob("requirements-*.lock")))
+    return reduce(or_, locks, pins(image_requirements(root)))
 
 
 def image_requirements(root: Path) -> str:
-    """Return what the images hold, as a requirements file: torch's hash differs from build to build."""
+    """Return what the images hold, as a requirements file. torch has no hash, because it differs between its builds."""
     requirements = (root / "requirements.in").read_text(encoding="utf-8")
     if not (torch := re.search(r"^torch==.*$", requirements, re.MULTILINE)):
         raise InputError(f"{root / 'requirements.in'}: pins no version of torch; write torch==…")
-    return f"{(root / 'requirements.lock').read_text(encoding='utf-8')}\n{torch[0]}\n"
+    lock = (root / "requirements.lock").read_text(encoding="utf-8")
+    return "".join([*_entries(lock), f"{torch[0]}\n"])
 
 
-def _pins(requirements: str) -> dict[str, str]:
-    return {canonicalize_name(name): version for name, version in LOCKED.findall(requirements)}
+def pins(requirements: str) -> dict[str, str]:
+    """Return name and version of each package of a requirements file that this platform needs."""
+    pinned = (PINNED.match(entry) for entry in _entries(requirements))
+    return {canonicalize_name(match[1]): match[2] for match in pinned if match}
+
+
+def _entries(requirements: str) -> list[str]:
+    """Return the entries, each with its hashes, whose marker holds for this platform and Python version."""
+    entries = re.split(r"^(?=[A-Za-z0-9])", f"{requirements}\n", flags=re.MULTILINE)[1:]
+    return [entry for entry in entries if not (match := PINNED.match(entry)) or _applies(match[3])]
+
+
+def _applies(marker: str | None) -> bool:
+    return marker is None or Marker(marker).evaluate()
 
 
 def _cyclonedx(*arguments: str, text: str = "") -> Document:

@@ -144,6 +144,7 @@ def test_the_bill_has_licences_hashes_and_who_needs_whom(planted: Callable[..., 
     digest = "a" * 64
     (tmp_path / "requirements.in").write_text("alpha-package\ntorch==1.0\n")
     lock = f"alpha-package==1.0 \\\n    --hash=sha256:{digest}\nbeta==1.0 \\\n    --hash=sha256:{digest}\n    # via x\n"
+    lock += f"elsewhere==1.0 ; sys_platform == 'win32' \\\n    --hash=sha256:{digest}\n    # via alpha-package\n"
     (tmp_path / "requirements.lock").write_text(lock)
     (tmp_path / "requirements-dev.lock").write_text("tool==1.0\n")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "all"\nversion = "1"\n')

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from audit.sbom import pins
 from tests.support.docker_engine import PLANTED, ROOT, Engine, build
 
 pytestmark = pytest.mark.containers
@@ -21,7 +22,7 @@ def image(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def locked() -> dict[str, str]:
-    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    return pins((ROOT / "requirements.lock").read_text())
 
 
 def inspect(engine: Engine, image: str, what: str) -> Any:
