@@ -32,7 +32,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from benchmarks.machine import machine
-from benchmarks.science.report import write
+from benchmarks.science.report import write_report
 from iusp import models
 from iusp.cli.console import readable_failures, shown_progress
 from iusp.config.augmentation import Augmentation
@@ -57,6 +57,8 @@ from iusp.training.knowledge import Knowledge, KnowledgeRequest, ask, read_knowl
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "science" / "runs.csv"
+MACHINE = RECORD.with_name("machine.txt")
+"""What the recorded runs were made on."""
 WORK = ROOT / "data" / "science"
 
 SIZES = {
@@ -509,8 +511,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of the grid")
     parser.add_argument("--recordings", type=Path, help="folder in SONYC-UST's format")
     parser.add_argument("--workers", type=int, default=cpu_count(), help="trainings at once, a thread each")
+    parser.add_argument("--report-only", action="store_true", help="train nothing; write the pages from the record")
     arguments = parser.parse_args()
     with readable_failures():
+        if arguments.report_only:
+            write_report(RECORD, ROOT / "docs", MACHINE.read_text().strip())
+            return
         config = load(ROOT / "params.yaml")
         record = Record(WORK / "quick" / "science.csv" if arguments.quick else RECORD)
         sources = {"embedded": config}
@@ -526,7 +532,9 @@ def main() -> None:
             add_teacher(record, world)
         quick: list[Wave] = [lambda data: mains(usual(config), data, CORE, range(2), ("tiny", "small"))]
         study(record, worlds, config, quick if arguments.quick else whole_grid(record), arguments.workers)
-        write(record.path, WORK / "quick" if arguments.quick else ROOT / "docs", machine())
+        if not arguments.quick:
+            MACHINE.write_text(machine() + "\n")
+        write_report(record.path, WORK / "quick" if arguments.quick else ROOT / "docs", machine())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The statistics of `make bench-science`: pure functions of paired seeds.
+"""Statistics over paired seeds, as pure functions.
 
-Runs of two methods with the same seed share initialisation and batches, so what is compared is seed by seed.
+Two runs with the same seed start from the same weights and see the same batches, so methods are compared seed by seed.
 """
 
 import math
@@ -15,15 +15,15 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over n seeds; `sd`, `low`, `high` and `p` are NaN of a single seed.
+    """A mean over n seeds. With a single seed, `sd`, `low`, `high` and `p` are NaN.
 
     Attributes:
-        n: how many seeds.
-        mean: of the seeds.
-        sd: standard deviation (n - 1).
+        n: number of seeds.
+        mean: mean over the seeds.
+        sd: standard deviation over the seeds (divisor n - 1).
         low: lower end of the 95 % t interval of the mean.
-        high: upper end.
-        p: two-sided, of a mean of zero.
+        high: upper end of that interval.
+        p: two-sided p-value of the hypothesis that the mean is zero.
     """
 
     n: int
@@ -35,20 +35,20 @@ class Mean:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval lies above or below zero, 0 where it holds zero or there is none."""
+        """1 if the interval is above zero, -1 if it is below, 0 if it includes zero or does not exist."""
         return int(self.low > 0) - int(self.high < 0)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two means with Fieller's 95 % set.
+    """A ratio of two means with Fieller's 95 % confidence set.
 
     Attributes:
-        value: the ratio; NaN where the denominator's mean is 0.
-        low: the set's lower end; of a disjoint set, the upper end of its lower part.
-        high: the set's upper end; of a disjoint set, the lower end of its upper part.
-        disjoint: the set is everything up to `low` and from `high` on: the denominator is not clear of zero. Without
-            any bound, `low` and `high` are infinite and `disjoint` is False.
+        value: the ratio; NaN if the mean of the denominator is 0.
+        low: lower end of the set; if the set is disjoint, the upper end of its lower part.
+        high: upper end of the set; if the set is disjoint, the lower end of its upper part.
+        disjoint: whether the set consists of everything up to `low` and everything from `high` on. That happens if the
+            interval of the denominator includes zero. A set without any bound has infinite ends and is not disjoint.
     """
 
     value: float
@@ -58,19 +58,19 @@ class Ratio:
 
     @property
     def bounded(self) -> bool:
-        """Whether the set is an interval: whether the denominator is clear of zero."""
+        """Whether the set is an interval, which it is if the interval of the denominator excludes zero."""
         return not self.disjoint and math.isfinite(self.low)
 
     def plus(self, constant: float) -> "Ratio":
-        """Shift value and set."""
+        """Add a constant to the value and to both ends."""
         return Ratio(self.value + constant, self.low + constant, self.high + constant, self.disjoint)
 
 
 def mean_of(values: ArrayLike) -> Mean:
-    """Return the mean over seeds with its t interval; of paired differences, that is the paired t-test.
+    """Return the mean over seeds with its t interval. Applied to paired differences, this is the paired t-test.
 
     Args:
-        values: (n,), n ≥ 1.
+        values: one value for each seed (n,), n ≥ 1.
     """
     x = np.asarray(values, dtype=np.float64)
     n, mean = len(x), float(x.mean())
@@ -79,19 +79,19 @@ def mean_of(values: ArrayLike) -> Mean:
     sd = float(x.std(ddof=1))
     error = sd / math.sqrt(n)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
-    # Two ways to compute the same thing differ by exactly 0 on every seed.
+    # Two implementations of the same method differ by exactly 0 on every seed.
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return Mean(n, mean, sd, mean - half, mean + half, p)
 
 
 def fieller(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
-    """Return the ratio of two means over the same seeds, with the 95 % set of Fieller (1954).
+    """Return the ratio of two means over the same seeds, with the 95 % confidence set of Fieller (1954).
 
-    The set holds each θ for which mean(numerator - θ · denominator) is not significantly different from 0 by a t-test.
+    The set holds each θ for which a t-test does not reject mean(numerator - θ · denominator) = 0.
 
     Args:
-        numerator: (n,), n ≥ 2.
-        denominator: (n,) of the same seeds.
+        numerator: one value for each seed (n,), n ≥ 2.
+        denominator: one value for each of the same seeds (n,).
     """
     x, y = (np.asarray(values, dtype=np.float64) for values in (numerator, denominator))
     n = len(x)
@@ -105,25 +105,35 @@ def fieller(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
     value = mean_x / mean_y if mean_y else math.nan
     if a == 0 or (a < 0 and discriminant < 0):
         return Ratio(value, -math.inf, math.inf, disjoint=False)
-    # With a > 0 only rounding makes it negative: θ = value always solves the inequality.
+    # With a > 0 the discriminant is negative only by rounding, because θ = value solves the inequality.
     root = math.sqrt(max(discriminant, 0))
     low, high = sorted((b + sign * root) / a for sign in (-1, 1))
     return Ratio(value, low, high, disjoint=a < 0)
 
 
 def relative_gain(method: ArrayLike, other: ArrayLike, labels: ArrayLike) -> Ratio:
-    """The paper's statistic: by how much a method's gain over labels-only is larger than another's; all (n,).
+    """Return the paper's statistic: by how much the gain of one method over labels exceeds that of another.
 
     (method - labels) / (other - labels) - 1
+
+    Args:
+        method: scores of the method, one for each seed (n,).
+        other: scores of the other method (n,).
+        labels: scores of training on labels alone (n,).
     """
     base = np.asarray(labels)
     return fieller(np.asarray(method) - base, np.asarray(other) - base).plus(-1)
 
 
 def gap_closed(student: ArrayLike, labels: ArrayLike, teacher: float) -> Ratio:
-    """The share that a student closes of the gap between labels-only and the teacher; the seeds are the students' (n,).
+    """Return the share of the gap between labels alone and the teacher that a student closes.
 
     (student - labels) / (teacher - labels)
+
+    Args:
+        student: scores of the student, one for each seed (n,).
+        labels: scores of training on labels alone (n,).
+        teacher: score of the one teacher.
     """
     base = np.asarray(labels)
     return fieller(np.asarray(student) - base, teacher - base)

@@ -1,0 +1,241 @@
+"""The appendix of docs/results.md: every table, for each data set."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from benchmarks.pages import table
+from benchmarks.science.conclusions import COMPARISONS
+from benchmarks.science.statistics import Mean, Ratio, gap_closed, mean_of, relative_gain
+from benchmarks.science.study import CORE, SETTING, Setting, Study, rank, title
+from benchmarks.science.tables import ABSENT, by_size, effect, share, spread, tested, tested_rows
+from iusp.device.drift import holm
+
+MADE_FROM = {"iusp_centred": "iusp", "iusp_scales": "iusp", "iusp+kd": "kd"}
+"""What goes beyond the paper, and the method that it changes."""
+
+
+def section(study: Study, data: str) -> str:
+    """Return all tables of a data set."""
+    trained = "; ".join(dict.fromkeys(one.regime for one in study.main(data)))
+    parts = {
+        "Micro AUPRC": _scores(study, data, "micro_auprc"),
+        "Differences": f"{paired(study, data, 'labels')}\n{paired(study, data, 'sp')}",
+        "The paper's statistic": (
+            "(IUSP - labels) / (SP - labels) - 1: by how much the gain of IUSP exceeds that of SP, with Fieller's "
+            f"interval. The paper reports 27.1 % to 122.4 %.\n\n{statistic(study, data)}"
+        ),
+    }
+    if data in study.teachers:
+        parts["Share of the gap closed"] = (
+            "(student - labels) / (teacher - labels), with Fieller's interval over the seeds of the student. The "
+            f"teacher is a single network.\n\n{gap(study, data)}"
+        )
+    if study.regimes(data):
+        parts["Training regimes"] = regimes(study, data)
+    parts |= {
+        "Macro AUPRC": _scores(study, data, "macro_auprc"),
+        "CPU time": f"Median CPU time of a run, and its ratio to training on labels alone.\n\n{costs(study, data)}",
+        "Search for the weights": f"Means over seeds on validate; the best of a row is bold.\n\n{search(study, data)}",
+    }
+    text = f"## Appendix: {title(data)}\n\nData set `{data}`, main regime: {trained}."
+    if data in study.teachers:
+        text += f" The micro AUPRC of the teacher is {study.teachers[data]:.3f}."
+    return text + "\n" + "".join(f"\n### {heading}: {data}\n\n{part}" for heading, part in parts.items())
+
+
+def _scores(study: Study, data: str, column: str) -> str:
+    means = by_size(study, data, lambda one, method: spread(one.score(method, column)))
+    return f"Mean ± standard deviation over seeds (number of seeds).\n\n{means}"
+
+
+def paired(study: Study, data: str, other: str) -> str:
+    """Return the paired differences of every method from one."""
+    sizes = study.main(data)
+    methods = sorted({name for one in sizes for name in one.methods} - {other}, key=rank)
+    rows = {method: [setting.difference(method, other) for setting in sizes] for method in methods}
+    return table([f"method - {other}", *(one.size for one in sizes)], tested_rows(rows))
+
+
+def statistic(study: Study, data: str) -> str:
+    """Return the paper's statistic by size."""
+    rows = []
+    for setting in study.main(data):
+        if not {"labels", "sp", "iusp"} <= set(setting.runs):
+            continue
+        labels, sp, iusp = setting.values("labels", "sp", "iusp")
+        if len(labels) < 2:
+            continue
+        gain, ratio = setting.difference("sp", "labels"), relative_gain(iusp, sp, labels)
+        gains = (effect(gain), effect(setting.difference("iusp", "labels")), share(ratio))
+        rows.append([setting.size, _in_words(gain, ratio), *gains])
+    return table(["student", "in words", "SP - labels", "IUSP - labels", "statistic [95 %]"], rows, 2)
+
+
+def _in_words(gain: Mean | None, ratio: Ratio) -> str:
+    """Say what the paper's statistic means, given SP's gain over labels."""
+    if gain and gain.sign < 0:
+        return "SP is worse than labels: the statistic has no meaning"
+    if not ratio.bounded:
+        return "SP's gain may be zero: hardly any ratio is excluded"
+    return "IUSP gains more" if ratio.low > 0 else "IUSP gains less" if ratio.high < 0 else "no clear difference"
+
+
+def gap(study: Study, data: str) -> str:
+    """Return the shares of the gap between labels alone and the teacher."""
+
+    def cell(setting: Setting, method: str) -> str:
+        if "labels" not in setting.runs:
+            return ABSENT
+        student, labels = setting.values(method, "labels")
+        return share(gap_closed(student, labels, study.teachers[data])) if len(labels) > 1 else ABSENT
+
+    return by_size(study, data, cell, skip="labels")
+
+
+def regimes(study: Study, data: str) -> str:
+    """Return scores and differences in every regime, and how IUSP - SP changes from the main one."""
+    settings = study.regimes(data)
+    mains = {one.student: one for one in study.main(data)}
+    methods = [method for method in CORE if any(method in one.runs for one in settings if not one.main)]
+    pairs = [pair for pair in COMPARISONS if set(pair) <= set(methods)]
+    scores: list[list[str]] = []
+    found: dict[str, list[Mean | None]] = {}
+    moved: dict[str, list[Mean | None]] = {}
+    for one in settings:
+        name = f"{one.student}{' (main)' if one.main else ''} | {one.regime}"
+        cells = [spread(one.score(method)) if method in one.runs else ABSENT for method in methods]
+        scores.append([*name.split(" | "), *cells])
+        found[name] = [one.difference(*pair) for pair in pairs]
+        main = mains.get(one.student)
+        if main and not one.main and {"iusp", "sp"} <= set(one.runs) & set(main.runs):
+            moved[name] = [change(one, main)]
+    text = table(["student", "regime", *methods], scores, 2)
+    text += "\n" + table(["student", "regime", *(" - ".join(pair) for pair in pairs)], tested_rows(found), 2)
+    if moved:
+        text += (
+            "\nDoes a regime change how much better IUSP is than SP? IUSP - SP in the regime, minus IUSP - SP in the "
+            "main regime, with the same seeds:\n\n"
+        )
+        text += table(["student", "regime", "change of IUSP - SP"], tested_rows(moved), 2)
+    return text
+
+
+def change(setting: Setting, main: Setting) -> Mean | None:
+    """Return by how much IUSP - SP is larger in a setting than in the main one, seed by seed."""
+    here, there = (one.runs["iusp"]["micro_auprc"] - one.runs["sp"]["micro_auprc"] for one in (setting, main))
+    moved = (here - there).dropna()
+    return mean_of(moved) if len(moved) else None
+
+
+def costs(study: Study, data: str) -> str:
+    """Return the CPU time of a run, and its ratio to labels."""
+
+    def cell(setting: Setting, method: str) -> str:
+        seconds = f"{setting.runs[method]['cpu_seconds'].median():.1f} s"
+        return f"{seconds} (× {setting.cost(method):.2f})" if "labels" in setting.runs else seconds
+
+    return by_size(study, data, cell)
+
+
+def search(study: Study, data: str) -> str:
+    """Return everything that was tried on validate, and what of it the main experiment uses."""
+    own = study.table[study.table["data"] == data]
+    tried, main = own[own["stage"] == "search"], own[own["stage"] == "main"]
+    if tried.empty:
+        return "Not run: the weights found on the generated scenes are used.\n"
+    used = set(main[["method", "weights", "learning_rate"]].itertuples(index=False, name=None))
+    rows, passed_over = [], []
+    for method, group in sorted(
+        ((str(key[-1]), group) for key, group in tried.groupby([*SETTING, "method"])), key=lambda one: rank(one[0])
+    ):
+        means: dict[tuple[str, float], float] = {}
+        for _, runs in group.groupby(["weights", "learning_rate"], sort=False):
+            means[str(runs["weights"].iloc[0]), float(runs["learning_rate"].iloc[0])] = runs[
+                "validate_micro_auprc"
+            ].mean()
+        best = max(means, key=means.__getitem__)
+        first = group.iloc[0]
+        where = f"{first['student']}, {first['augmentation']}, {first['epochs']} epochs, batch {first['batch_size']}"
+        seeds = ", ".join(map(str, sorted(group["seed"].unique())))
+        cells = list(_tried(method, means, used))
+        rows.append([method, where, seeds, "; ".join(cells), str(len(cells))])
+        if method in set(main["method"]) and (method, *best) not in used:
+            passed_over.append(method)
+    budgets = sorted({int(row[-1]) for row in rows})
+    text = table(["method", "where", "seeds", "λ (or learning rate): validate micro AUPRC", "tried"], rows, 4)
+    same = "Every method had the same budget," if len(budgets) == 1 else "The budgets differ:"
+    text += f"\n{same} {', '.join(map(str, budgets))} values."
+    return text + (f" The best value is not used for: {', '.join(passed_over)}.\n" if passed_over else "\n")
+
+
+def _tried(method: str, means: Mapping[tuple[str, float], float], used: set[tuple[str, str, float]]) -> Iterator[str]:
+    """Return what was tried of a method, in ascending order of its weights.
+
+    Args:
+        method: name of the method.
+        means: micro AUPRC on validate by weights (JSON) and learning rate.
+        used: method, weights and learning rate of the runs of the main experiment.
+    """
+    several_rates = len({rate for _, rate in means}) > 1
+    for weights, rate in sorted(means, key=lambda key: ([*json.loads(key[0]).values()], key[1])):
+        label = " ".join(f"{name} {weight:g}" for name, weight in json.loads(weights).items())
+        label += f" lr {rate:g}" if several_rates or not label else ""
+        value = f"{means[weights, rate]:.3f}"
+        value = f"**{value}**" if (weights, rate) == max(means, key=means.__getitem__) else value
+        yield f"{label.strip()}: {value}" + (" (used)" if (method, weights, rate) in used else "")
+
+
+def beyond(study: Study) -> str:
+    """Return what goes beyond the paper, compared with what it was made from."""
+    found: dict[str, list[tuple[str, Setting, Mean]]] = {}
+    for setting in study.settings:
+        for name in setting.runs:
+            other = reference(setting, name)
+            if other and (one := setting.difference(name, other)):
+                found.setdefault(name, []).append((other, setting, one))
+    if not found:
+        return "Not run.\n"
+    rows, kept = [], []
+    for name in sorted(found, key=rank):
+        means = [one for _, _, one in found[name]]
+        gains = any(p < 0.05 and one.mean > 0 for p, one in zip(holm([one.p for one in means]), means, strict=True))
+        if gains and all(one.sign >= 0 for one in means):
+            kept.append(name)
+        for (other, setting, _), cell in zip(found[name], tested(means), strict=True):
+            rows.append([name, other, setting.name, cell, f"× {setting.cost(name, other):.2f}"])
+    dropped = [name for name in sorted(found, key=rank) if name not in kept]
+    return (
+        "Ideas that the paper does not have, each compared with the method that it changes. p is corrected for the "
+        "number of settings in which the idea was tried. An idea is worth keeping if it gains with p < 0.05 in one "
+        "setting and its interval is below zero in none.\n\n"
+        f"- Worth keeping: {'; '.join(kept) or 'none'}.\n- Not worth keeping: {'; '.join(dropped) or 'none'}.\n\n"
+        f"{table(['idea', 'compared with', 'setting', 'difference [95 %], p', 'CPU time'], rows, 3)}"
+    )
+
+
+def reference(setting: Setting, name: str) -> str | None:
+    """Return what an idea beyond the paper is compared with: a variant with its method, or with labels."""
+    method, _, variant = name.partition(", ")
+    if not variant:
+        return MADE_FROM.get(method)
+    return next((other for other in (method, f"labels, {variant}", "labels") if other in setting.runs), None)
+
+
+def record(study: Study, machine: str) -> str:
+    """Return how the numbers were made."""
+    runs = study.table
+    stages = ", ".join(f"{number} {stage}" for stage, number in runs.groupby("stage").size().items())
+    searched, compared = runs[runs["stage"] == "search"], runs[runs["stage"].isin(["main", "regime", "variant"])]
+
+    def seeds(rows: pd.DataFrame) -> str:
+        return ", ".join(map(str, sorted(rows["seed"].unique())))
+
+    return (
+        "- `make bench-science` trains what is missing and writes the pages; `python -m benchmarks.science "
+        "--report-only` only writes the pages.\n"
+        f"- {len(runs)} runs ({stages}) took {runs['cpu_seconds'].sum() / 3600:.1f} CPU hours.\n"
+        f"- Machine: {machine}.\n"
+        f"- Seeds of the comparisons: {seeds(compared)}. Seeds of the search: {seeds(searched) or 'none'}.\n"
+    )
