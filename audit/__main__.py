@@ -13,7 +13,7 @@ from audit import sbom as bills
 from audit import vulnerabilities as known
 from audit.licences import judge
 from audit.policy import load
-from iusp.cli.main import Commands
+from iusp.cli.console import Commands
 from iusp.io.files import write_json
 
 ROOT = Path()

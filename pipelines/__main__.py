@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from iusp.cli.main import Commands
+from iusp.cli.console import Commands
 from iusp.config.params import Config, load
 from iusp.errors import InputError
 
@@ -74,7 +74,7 @@ def compile_(ctx: click.Context, changes: tuple[str, ...], image: str | None, ou
 @click.pass_context
 def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker: bool, output: Path) -> None:
     """Run the compiled pipeline on this machine, without a cluster, and show the results."""
-    from iusp.cli.console import show_results
+    from iusp.cli.pipeline import show_results
     from pipelines.graph import write
     from pipelines.run import local_source
     from pipelines.run import run as run_pipeline

@@ -1,4 +1,4 @@
-"""The MLflow model registry: every student is a version of one registered model."""
+"""MLflow's model registry: every student is a version of one registered model."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,57 +6,89 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from iusp.artifacts.dataset import Source
 from iusp.errors import InputError
 from iusp.io.files import digest, sha256
 from iusp.registry.tracking import connect, readable_errors, readable_storage, server_message
 
 DIGEST_TAG = "iusp.digest"
+SOURCE_TAG, GENERATED_TAG, LICENSE_TAG = "iusp.source", "iusp.generated", "iusp.license"
 ARTIFACT, EVALUATION = "student", "evaluation"
+MODEL_DESCRIPTION = (
+    "Students distilled for urban sound tagging (iusp). The description of each version says which data it was trained "
+    "on."
+)
+DESCRIPTION_START = "Trained on "  # a description that starts otherwise was written by a person and is kept
 
 
-def register(client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, Any]) -> int:
+def source_tags(source: Source) -> dict[str, str]:
+    """Return the tags that say where the data of a run or a version came from."""
+    tags = {SOURCE_TAG: source.name, GENERATED_TAG: str(source.generated).lower()}
+    return tags | ({LICENSE_TAG: source.license} if source.license else {})
+
+
+def describe_data(source: Source) -> str:
+    """Return the description of a version: its data, their licence, and a warning if they are generated scenes."""
+    sentences = (f"{DESCRIPTION_START}{source.name}.", source.licence_note, source.warning)
+    return " ".join(filter(None, sentences))
+
+
+def register(
+    client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, str], description: str = ""
+) -> int:
     """Make an exported student a version of a registered model, unless it is one already.
 
     Args:
-        client: of the tracking server.
-        model_name: the registered model.
-        run_id: of the student's run; it gets the model's files.
+        client: client of the tracking server.
+        model_name: name of the registered model.
+        run_id: MLflow run of the student; the model's files are stored there.
         model: folder that `export.export` wrote.
-        tags: metrics and lineage, kept as the version's tags.
+        tags: metrics and lineage, which become tags of the version.
+        description: text that MLflow shows with the version.
 
     Returns:
-        The version's number.
+        The number of the version.
     """
     extra = model / "extra_files"
     files = [extra / "weights.safetensors", extra / "config.json", *sorted((model / "device").glob("*.onnx"))]
     identity = digest([sha256(path) for path in files])
-    _create(client, model_name, "Students distilled for urban sound tagging (iusp)")
+    _create(client, model_name, MODEL_DESCRIPTION)
     same = f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'"
-    found = client.search_model_versions(same, order_by=["version_number ASC"])
-    described = {DIGEST_TAG: identity} | {name: str(value) for name, value in tags.items()}
-    if found:
-        version = found[0]
-        if (model / EVALUATION).is_dir():  # what is measured may be measured anew, like the tags
-            _store(client, str(version.run_id), model / EVALUATION, f"{ARTIFACT}/{EVALUATION}")
-        for name, value in described.items():
-            client.set_model_version_tag(model_name, version.version, name, value)
-    else:
-        _store(client, run_id, model, ARTIFACT)
-        source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
-        # After its files, and with its tags in one transaction: a version that is there is whole.
-        client.create_model_version(model_name, source, run_id, tags=described, await_creation_for=0)
-        # Another process made one at once, or an answer was lost and MLflow's client asked again: the first counts.
-        version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
-        for double in doubles:
-            _delete(client, model_name, double.version)
+    tags = {DIGEST_TAG: identity, **tags}
+    if found := client.search_model_versions(same, order_by=["version_number ASC"]):
+        _renew(client, found[0], model, tags, description)
+        return int(found[0].version)
+    _store(client, run_id, model, ARTIFACT)
+    source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+    # The version is created after its files are stored, and with its tags in one transaction: it is complete as soon as
+    # it can be seen.
+    client.create_model_version(
+        model_name, source, run_id, tags=tags, description=description or None, await_creation_for=0
+    )
+    # Another process may have created one at the same time, or the answer was lost and MLflow's client sent the request
+    # twice: the oldest version counts.
+    version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
+    for double in doubles:
+        _delete(client, model_name, double.version)
     return int(version.version)
+
+
+def _renew(client: MlflowClient, version: ModelVersion, model: Path, tags: Mapping[str, str], description: str) -> None:
+    """Replace the measurements, the tags and the description of a version whose network is the same."""
+    if (model / EVALUATION).is_dir():
+        _store(client, str(version.run_id), model / EVALUATION, f"{ARTIFACT}/{EVALUATION}")
+    for name, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, name, value)
+    if LICENSE_TAG in version.tags and LICENSE_TAG not in tags:
+        client.delete_model_version_tag(version.name, version.version, LICENSE_TAG)
+    if description and (version.description or DESCRIPTION_START).startswith(DESCRIPTION_START):
+        client.update_model_version(version.name, version.version, description)
 
 
 def _store(client: MlflowClient, run_id: str, folder: Path, path: str) -> None:
@@ -65,12 +97,12 @@ def _store(client: MlflowClient, run_id: str, folder: Path, path: str) -> None:
 
 
 def set_challenger(client: MlflowClient, model_name: str, version: int) -> None:
-    """Point the alias `challenger` at a version."""
+    """Point the alias `challenger` to a version."""
     client.set_registered_model_alias(model_name, "challenger", str(version))
 
 
 def _create(client: MlflowClient, model_name: str, description: str) -> None:
-    """Create a registered model unless it is there."""
+    """Create a registered model, unless it exists."""
     try:
         client.create_registered_model(model_name, description=description)
     except MlflowException as error:
@@ -79,7 +111,7 @@ def _create(client: MlflowClient, model_name: str, description: str) -> None:
 
 
 def _delete(client: MlflowClient, model_name: str, version: str) -> None:
-    """Delete a version, unless it has been: MLflow's client asks again where the answer was lost."""
+    """Delete a version, unless it is gone already: MLflow's client repeats a request whose answer was lost."""
     try:
         client.delete_model_version(model_name, version)
     except MlflowException as error:
@@ -92,11 +124,11 @@ class RegisteredVersion:
     """A version of the registered model.
 
     Attributes:
-        number: of the version.
-        aliases: that point to it.
-        registered: when, by the server's clock.
-        run_id: MLflow run that trained it.
-        source: where its files are.
+        number: number of the version.
+        aliases: aliases that point to the version.
+        registered: time of registration, by the server's clock.
+        run_id: MLflow run that trained the network.
+        source: address of the version's files.
         tags: metrics, cost and lineage.
     """
 
@@ -107,10 +139,26 @@ class RegisteredVersion:
     source: str
     tags: dict[str, str]
 
+    @property
+    def data(self) -> Source | None:
+        """Where the training data came from; None if another program registered the version."""
+        name = self.tags.get(SOURCE_TAG)
+        if name is None:
+            return None
+        # Versions of before 2.0 have no such tag.
+        generated = self.tags.get(GENERATED_TAG, str(name == "embedded").lower())
+        return Source(name=name, generated=generated == "true", license=self.tags.get(LICENSE_TAG))
+
 
 @dataclass(frozen=True)
 class Record:
-    """An entry of the log, as the registry keeps it: content, and what the registry says of it."""
+    """An entry of the log as the registry stores it.
+
+    Attributes:
+        number: number of the entry; numbers only grow.
+        time: time of the entry, by the server's clock.
+        content: text of the entry.
+    """
 
     number: int
     time: datetime
@@ -118,18 +166,18 @@ class Record:
 
 
 class UncertainError(Exception):
-    """MLflow failed in a way that leaves open whether it did what it was asked to."""
+    """MLflow failed, and the request may or may not have been carried out."""
 
 
 @contextmanager
 def uncertain() -> Iterator[None]:
-    """Tell the failures of MLflow after which one has to look what was done, and may try again.
+    """Mark the failures of MLflow after which the caller must read the state again and may retry.
 
-    They are a database that was locked; others that were faster (each time that MLflow tried the next version's number,
-    or with the same alias, which two cannot insert); an answer that was lost, or is one of the server's 5xx.
+    They are: a locked database; a race that was lost (another process took every version number that MLflow tried, or
+    inserted the same alias first); a lost answer; and HTTP 5xx.
 
     Raises:
-        UncertainError: instead of these; others pass through.
+        UncertainError: one of these failures; other errors pass through.
     """
     try:
         yield
@@ -140,14 +188,14 @@ def uncertain() -> Iterator[None]:
 
 
 class Registry:
-    """The registered model as promotion sees it: versions, aliases, and a log.
+    """The registered model with its versions, its aliases and an append-only log.
 
-    The log is a second registered model, `<name>.promotions`, whose version n is the n-th entry. That makes it an
-    ordered log on every backend: MLflow numbers versions by their primary key, so that of two who append at once one
-    comes first, whoever looks; n + 1 is given only when n can be seen; and a version, once created with its tags in one
-    transaction, is there or is not.
+    The log is a second registered model, `<name>.promotions`; its version n is entry n. This gives an ordered log on
+    every backend of MLflow. The version number is part of the primary key, so two processes that append at once get
+    different numbers, and every reader sees the same order. Number n + 1 is given only when entry n is visible. A
+    version is created with its tags in one transaction, so an entry is never half written.
 
-    MLflow's errors pass through: see `iusp.registry.tracking.readable_errors`, and `uncertain`.
+    MLflow's errors pass through: see `iusp.registry.tracking.readable_errors` and `uncertain`.
     """
 
     def __init__(self, model_name: str, client: MlflowClient | None = None) -> None:
@@ -156,10 +204,10 @@ class Registry:
         self.log_name = f"{model_name}.promotions"
 
     def aliases(self) -> dict[str, int]:
-        """Return the version of each alias.
+        """Return the version that each alias points to.
 
         Raises:
-            InputError: there is no such registered model.
+            InputError: the registered model does not exist.
         """
         try:
             found = self.client.get_registered_model(self.model_name).aliases
@@ -173,7 +221,7 @@ class Registry:
         return {alias: int(version) for alias, version in found.items()}
 
     def point(self, alias: str, version: int | None) -> None:
-        """Let an alias point to a version, or to none."""
+        """Point an alias to a version; None removes the alias."""
         if version is None:
             self.client.delete_registered_model_alias(self.model_name, alias)
         else:
@@ -182,33 +230,52 @@ class Registry:
     def versions(self) -> list[RegisteredVersion]:
         """Return all versions, the newest first."""
         aliases = self.aliases()
-        return [_version(one, aliases) for one in reversed(self._search(self.model_name))]
+        return [_version(version, aliases) for version in reversed(self._search(self.model_name))]
 
     def version(self, number: int) -> RegisteredVersion:
         """Return one version.
 
         Raises:
-            InputError: there is no such version.
+            InputError: the version does not exist.
         """
+        if found := self.find(number):
+            return found
+        raise InputError(f"{self.model_name} has no version {number}; iusp models lists all versions")
+
+    def find(self, number: int | None) -> RegisteredVersion | None:
+        """Return one version, or None if it does not exist."""
+        if number is None:
+            return None
         aliases = self.aliases()
         try:
             return _version(self.client.get_model_version(self.model_name, str(number)), aliases)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise InputError(f"{self.model_name} has no version {number}; iusp models lists them") from None
+            return None
 
     def log(self, tag: str) -> list[Record]:
-        """Return the log's entries in their order; `tag` holds the content."""
+        """Return the entries of the log in order.
+
+        Args:
+            tag: name of the tag that holds the content; versions without it are not entries of the log.
+        """
         return [
-            Record(int(one.version), _time(one), one.tags[tag])
-            for one in self._search(self.log_name)
-            if tag in one.tags  # else somebody else's
+            Record(int(version.version), _time(version), version.tags[tag])
+            for version in self._search(self.log_name)
+            if tag in version.tags
         ]
 
     def append(self, version: int, tag: str, content: str, description: str) -> None:
-        """Append an entry about a version to the log; it is there twice if an answer was lost on the way."""
-        _create(self.client, self.log_name, f"Who promoted which version of {self.model_name}, written by iusp promote")
+        """Append an entry to the log. If the answer is lost and MLflow's client retries, the log has the entry twice.
+
+        Args:
+            version: version of the registered model that the entry is about.
+            tag: name of the tag that holds the content.
+            content: text of the entry.
+            description: text that MLflow shows with the entry.
+        """
+        _create(self.client, self.log_name, f"Promotions and rollbacks of {self.model_name}, written by iusp promote")
         self.client.create_model_version(
             self.log_name,
             f"models:/{self.model_name}/{version}",
@@ -218,7 +285,7 @@ class Registry:
         )
 
     def remove(self, numbers: Sequence[int]) -> None:
-        """Remove entries from the log; their numbers are not given again."""
+        """Remove entries from the log; their numbers are not used again."""
         for number in numbers:
             _delete(self.client, self.log_name, str(number))
 
@@ -239,65 +306,69 @@ def _time(version: ModelVersion) -> datetime:
     return datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
 
 
-def _version(one: ModelVersion, aliases: Mapping[str, int]) -> RegisteredVersion:
-    number = int(one.version)
-    named = tuple(sorted(alias for alias, version in aliases.items() if version == number))
-    return RegisteredVersion(number, named, _time(one), one.run_id or None, str(one.source), dict(one.tags))
+def _version(found: ModelVersion, aliases: Mapping[str, int]) -> RegisteredVersion:
+    number = int(found.version)
+    own = tuple(sorted(alias for alias, version in aliases.items() if version == number))
+    return RegisteredVersion(number, own, _time(found), found.run_id or None, str(found.source), dict(found.tags))
 
 
 def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str | int, path: str, folder: Path) -> int:
-    """Download some of a registered version's artifacts.
+    """Download one artifact of a registered version.
 
     Args:
-        client: of the tracking server.
-        model_name: the registered model.
-        alias_or_version: such as `champion`, or a version's number.
-        path: of a folder or file among the artifacts, such as `device` or `evaluation/predictions.csv`.
-        folder: existing or not; what is downloaded is `folder / path` afterwards.
+        client: client of the tracking server.
+        model_name: name of the registered model.
+        alias_or_version: an alias such as `champion`, or the number of a version.
+        path: path of a folder or file among the artifacts, such as `device` or `evaluation/predictions.csv`.
+        folder: folder to download into, created if it is missing; the artifact becomes `folder / path`.
 
     Returns:
-        The version's number.
+        The number of the version.
 
     Raises:
-        InputError: there is no such version, it has no such artifact, or that cannot be fetched.
+        InputError: the version or the artifact does not exist, or the download fails.
     """
-    named = str(alias_or_version)
-    try:
-        if named.isdecimal():
-            version = client.get_model_version(model_name, named)
-        else:
-            version = client.get_model_version_by_alias(model_name, named)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise InputError(f"{model_name}: has no version or alias {named}; register or promote one first") from None
+    version = _find_version(client, model_name, str(alias_or_version))
     what = f"{model_name} version {version.version}"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     with readable_storage(f"{what}: {path} cannot be fetched"):
         source = client.get_model_version_download_uri(model_name, version.version)
         above, _, last = f"{source}/{path}".rpartition("/")
-        found = {Path(one.path).name for one in list_artifacts(artifact_uri=above, tracking_uri=client.tracking_uri)}
-        if last not in found:
+        names = {Path(file.path).name for file in list_artifacts(artifact_uri=above, tracking_uri=client.tracking_uri)}
+        if last not in names:
             raise InputError(f"{what}: has no artifact {path}; run the evaluation and registration steps (dvc repro)")
         download_artifacts(f"{above}/{last}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
     return int(version.version)
 
 
+def _find_version(client: MlflowClient, model_name: str, alias_or_version: str) -> ModelVersion:
+    try:
+        if alias_or_version.isdecimal():
+            return client.get_model_version(model_name, alias_or_version)
+        return client.get_model_version_by_alias(model_name, alias_or_version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            f"{model_name}: has no version or alias {alias_or_version}; register or promote one first"
+        ) from None
+
+
 def fetch_model(model: str, folder: Path, *paths: str) -> None:
-    """Download artifacts of a model that MLflow's address names, from the registry of MLFLOW_TRACKING_URI.
+    """Download artifacts of a version from the registry that MLFLOW_TRACKING_URI names.
 
     Args:
         model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        folder: as of `fetch_artifacts`.
-        paths: likewise, of each artifact.
+        folder: folder to download into, created if it is missing.
+        paths: paths among the artifacts, such as `device`.
 
     Raises:
-        InputError: it is no such address, or as of `fetch_artifacts`.
+        InputError: the address has another form, the version or an artifact does not exist, or the download fails.
     """
-    if not (named := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
+    if not (parts := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)):
         raise InputError(f"{model}: give models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, version = named.groups()
+    name, alias, version = parts.groups()
     with readable_errors():
         client = connect()
         for path in paths:

@@ -66,7 +66,7 @@ def test_packages_hold_a_docstring_alone() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_params_are_the_sections_that_the_command_reads(stages: dict, step: str) -> None:
-    tree = ast.parse((ROOT / "iusp/cli/main.py").read_text())
+    tree = ast.parse((ROOT / "iusp/cli/pipeline.py").read_text())
     command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == step)
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
     # `registration` is read for what to do while MLflow fails.

@@ -66,7 +66,7 @@ def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         before, there = contents(project.folder), used(top)
         for share in sorted(chance.uniform(0, 0.9) for _ in range(SIZES)):
             remount(f"size={there + int(share * needed)}")
-            assert "No space left on device; make room and run again" in refusal(project, *COMMANDS[step])
+            assert "No space left on device; free some space and run again" in refusal(project, *COMMANDS[step])
             assert {name: value for name, value in contents(project.folder).items() if ".work-" not in name} == before
         remount("size=1g")
         project.run(*COMMANDS[step])
@@ -97,7 +97,7 @@ def test_a_disk_that_gets_full_amid_sonyc_ust_is_one_line_and_it_goes_on_when_th
     with disk(project.folder / "recordings") as remount:
         for phase, size in (("archives/", packed // 2), ("audio/", packed)):
             remount(f"size={there + size}")
-            assert "No space left on device; make room and run again" in refusal(project, "iusp", "dataset")
+            assert "No space left on device; free some space and run again" in refusal(project, "iusp", "dataset")
             left = [str(path) for path in (project.folder / "recordings").rglob("*.partial")]
             assert left
             assert all(phase in path for path in left)
@@ -145,6 +145,6 @@ def test_a_step_on_a_read_only_disk_says_so(
     with disk(top) as remount:
         before = contents(project.folder)
         remount("ro")
-        assert "Read-only file system; let this user write there" in refusal(project, *COMMANDS[step])
+        assert "Read-only file system; give this user permission to write there" in refusal(project, *COMMANDS[step])
         assert contents(project.folder) == before
     tried(f"`{' '.join(COMMANDS[step])}` on a read-only disk", 1, "one line; what was there is unharmed")

@@ -130,7 +130,7 @@ def test_what_cannot_be_read_is_a_reason(registry: Registry, tmp_path: Path) -> 
     assert reason.startswith(f"version {good}: evaluation/truth.csv: ")
     assert str(tmp_path) not in reason
     registry.client.delete_model_version(registry.model_name, str(bare))
-    with pytest.raises(InputError, match=f"has no version {bare}; iusp models lists them"):
+    with pytest.raises(InputError, match=f"has no version {bare}; iusp models lists all versions"):
         promote(registry, bare, GATE, EVALUATION)
     # The champion is gone, with its alias; the history still knows it.
     assert unsettled(registry, read_history(registry)) == {}
@@ -208,7 +208,7 @@ def test_a_killed_promotion_is_there_or_not_and_the_next_command_puts_the_aliase
     assert ("a promotion was interrupted" in shown.stderr) == wrong
     again = iusp("promote", str(two))
     assert again.exit_code == 0, again.output
-    assert ("the aliases were not where the history says; they are now" in again.stderr) == wrong
+    assert ("the aliases did not match the history; they are corrected now" in again.stderr) == wrong
     assert registry.aliases() == {"champion": two, "previous_champion": one}
     assert champions(registry) == [(None, one), (one, two)]
 
@@ -310,7 +310,7 @@ def test_an_alias_that_somebody_moved_is_reported_and_put_back(
     assert unsettled(registry, read_history(registry)) == {"champion": one, "previous_champion": None}
     done = iusp("release", "--to", "s3://bucket/prefix")
     assert done.exit_code == 2
-    assert f"the alias champion is not where the history says (version {one}); see iusp history" in done.stderr
+    assert f"the alias champion does not point to version {one}, as the history says; see iusp history" in done.stderr
     assert settle(registry)
     assert registry.aliases() == {"champion": one}
     assert not settle(registry)
@@ -369,7 +369,7 @@ def test_the_command_line(registry: Registry, iusp: Callable[..., Result], tmp_p
     assert "--force needs --reason" in iusp("promote", str(bad), "--force").stderr
     forced = iusp("promote", str(bad), "--force", "--reason", "why not")
     assert forced.exit_code == 0
-    assert "forced against the gate:" in forced.stdout
+    assert "forced although the gate refuses:" in forced.stdout
     assert "probability of being worse 1.000" in forced.stdout
     assert iusp("promote", "99").exit_code == iusp("promote", "0").exit_code == 2
     assert iusp("rollback", "--reason", "x" * 1001).exit_code == 2
