@@ -1,11 +1,10 @@
-"""Who is the champion: promotion through the gate, rollback, and the history that decides.
+"""Promotion of a version to champion, rollback, and the history of both.
 
-The history is the truth, and the aliases follow it. Every change is one entry of the registry's log
-(`iusp.registry.versions.Registry`), which names the entry that it follows. Of several that follow the same one, the
-first in the log counts and the others count for nothing: that is the compare-and-set that MLflow's aliases lack, on
-any backend, with no lock that a killed process could leave behind. After its entry a process sets the aliases, and
-again until they
-are what the history says; if it is killed before, the next command does that.
+The history decides which version is the champion, and the aliases follow it. Each change is one entry in the registry's
+log (`iusp.registry.versions.Registry`) and names the entry that it follows. If several entries follow the same one, the
+first in the log counts and the others are ignored. This is the compare-and-set that MLflow's aliases lack. It works on
+every backend, without a lock that a killed process could leave behind. After appending its entry, a process sets the
+aliases until they match the history. If it is killed before that, the next command does so.
 """
 
 import getpass
@@ -31,22 +30,22 @@ from iusp.registry.versions import EVALUATION, Registry, UncertainError, fetch_a
 CHAMPION, PREVIOUS = "champion", "previous_champion"
 TAG = "iusp.promotion"
 LONGEST_REASON = 1000
-PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds, before MLflow is asked again
+PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds between retries
 
 
 class Change(BaseModel):
-    """What the log keeps of one change.
+    """Content of one entry of the log.
 
     Attributes:
-        id: by which a process knows its own entry again.
-        follows: number of the entry that was the newest one when this was decided, 0 for none.
-        action: what was asked for.
-        before: the champion until then.
-        champion: the champion from then on.
-        who: user who asked for it.
-        why: the reason that was given.
-        forced: the gate had reasons against it.
-        verdict: the gate's; a rollback has none.
+        id: random id, by which a process recognises its own entry.
+        follows: number of the newest entry at the time of the decision, 0 for none.
+        action: `promote` or `rollback`.
+        before: champion before the change, None for none.
+        champion: champion after the change.
+        who: user who made the change.
+        why: reason that the user gave.
+        forced: whether the version was promoted although the gate refused.
+        verdict: verdict of the gate; None for a rollback.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -67,9 +66,9 @@ class Entry:
     """A change that took effect.
 
     Attributes:
-        number: in the log; numbers that are missing lost a race.
-        time: by the server's clock.
-        change: what it was.
+        number: number in the log; missing numbers belong to changes that came second.
+        time: time of the entry, by the server's clock.
+        change: content of the entry.
     """
 
     number: int
@@ -79,11 +78,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class History:
-    """What took effect, in order, and what follows from it.
+    """All changes that took effect.
 
     Attributes:
-        entries: the oldest first.
-        stack: the champion is the last; each rollback takes one off.
+        entries: the changes, the oldest first.
+        stack: champions, today's champion last; each rollback removes the last one.
     """
 
     entries: tuple[Entry, ...]
@@ -91,30 +90,30 @@ class History:
 
     @property
     def newest(self) -> int:
-        """Number of the newest entry, 0 if there is none."""
+        """Number of the newest entry; 0 if the history is empty."""
         return self.entries[-1].number if self.entries else 0
 
     @property
     def champion(self) -> int | None:
-        """Today's champion."""
+        """Today's champion, if there is one."""
         return self.stack[-1] if self.stack else None
 
     @property
     def previous(self) -> int | None:
-        """What a rollback restores."""
+        """Champion that a rollback would restore, if there is one."""
         return self.stack[-2] if len(self.stack) > 1 else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a promotion or a rollback.
+    """Result of a promotion or a rollback.
 
     Attributes:
-        champion: afterwards.
-        reasons: why nothing was changed; none if what was asked for is so.
-        entry: of the history, if something was changed.
-        verdict: the gate's, if it was asked.
-        repaired: the aliases were not what the history said, and are now.
+        champion: champion afterwards, if there is one.
+        reasons: reasons for a refusal; empty if the request was carried out or needed no change.
+        entry: new entry of the history, if the champion changed.
+        verdict: verdict of the gate, if it was asked.
+        repaired: whether the aliases did not match the history before and were corrected.
     """
 
     champion: int | None
@@ -125,10 +124,10 @@ class Outcome:
 
 
 def read_history(registry: Registry) -> History:
-    """Read the log and leave out what lost a race. Where it is empty, the alias says who is the champion.
+    """Read the log, without the entries that came second. If the log is empty, the alias `champion` decides.
 
     Raises:
-        InputError: it is damaged, or there is no such registered model.
+        InputError: the log is damaged, or the registered model does not exist.
     """
     entries: list[Entry] = []
     newest = 0
@@ -137,11 +136,11 @@ def read_history(registry: Registry) -> History:
             change = Change.model_validate_json(record.content)
             if change.follows > newest:
                 raise ValueError(f"it follows entry {change.follows}, which is missing")
-        except ValueError as error:  # a ValidationError is one, too
+        except ValueError as error:  # pydantic's ValidationError is a ValueError
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise InputError(
                 f"{registry.log_name}: version {record.number} is damaged ({reason}); delete that registered model, "
-                "and a new history begins with today's aliases"
+                "then a new history starts from today's aliases"
             ) from None
         if change.follows == newest:
             entries.append(Entry(record.number, record.time, change))
@@ -160,17 +159,17 @@ def read_history(registry: Registry) -> History:
 
 
 def unsettled(registry: Registry, history: History) -> dict[str, int | None]:
-    """Return the aliases that do not point to where the history says: a promotion was killed, or somebody moved them.
+    """Return the aliases that do not match the history: a promotion was killed, or someone moved them.
 
     Returns:
-        Alias → version that the history says; None for an alias that must not be.
+        The correct version of each such alias; None for an alias that must be removed.
     """
     if not history.entries:
         return {}
     aliases = {version.number: version.aliases for version in registry.versions()}
     wrong: dict[str, int | None] = {}
     for alias, version in ((CHAMPION, history.champion), (PREVIOUS, history.previous)):
-        # A version that was deleted took its aliases along.
+        # MLflow deletes the aliases of a version together with it.
         wanted = version if version in aliases else None
         if wanted != next((number for number, names in aliases.items() if alias in names), None):
             wrong[alias] = wanted
@@ -178,13 +177,16 @@ def unsettled(registry: Registry, history: History) -> dict[str, int | None]:
 
 
 def settle(registry: Registry) -> bool:
-    """Set the aliases to what the history says; True if they were something else.
+    """Point the aliases to the versions that the history names.
 
-    Several processes may do so at once. Whoever writes an alias last reads the history after that, and writes again if
-    it has gone on: when all are done, the aliases are those of the newest entry.
+    Several processes may do this at once. Each one reads the history again after it has written, and writes again if
+    the history has grown. So the aliases match the newest entry when all processes have ended.
+
+    Returns:
+        Whether an alias had to be changed.
 
     Raises:
-        InputError: MLflow failed again and again; the next command will do it.
+        InputError: MLflow failed on every retry; the next command sets the aliases.
     """
     written = False
     pauses = iter(PAUSES)
@@ -198,19 +200,19 @@ def settle(registry: Registry) -> bool:
             pause = next(pauses, None)
             if pause is None:
                 raise InputError(
-                    f"{error}; the history is as it should be, the next promotion sets its aliases"
+                    f"{error}; the history is correct, and the next promotion or rollback sets the aliases"
                 ) from None
             _wait(pause)
     return written
 
 
 def _wait(pause: float) -> None:
-    """Wait about as long as that, so that not all who wait try again at once."""
+    """Wait for a random part of a pause, so that processes do not retry at the same time."""
     time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
 
 
 def user() -> str:
-    """Return the name of the operating system's user, or their number where they have no name."""
+    """Return the name of the operating system's user, or the user id if it has no name."""
     try:
         return getpass.getuser()
     except KeyError:
@@ -218,10 +220,17 @@ def user() -> str:
 
 
 def examine(registry: Registry, version: int, champion: int | None, gate: Gate, evaluation: Evaluation) -> Verdict:
-    """Ask the gate about a version, as the successor of a champion.
+    """Ask the gate whether a version may replace a champion.
+
+    Args:
+        registry: registry of the model.
+        version: version that would become the champion.
+        champion: version to compare it with, or None.
+        gate: thresholds of the gate.
+        evaluation: settings of the bootstrap.
 
     Raises:
-        InputError: there is no such version.
+        InputError: the version does not exist.
     """
     registry.version(version)
     try:
@@ -258,25 +267,25 @@ def promote(
     force: bool = False,
     expected: int | None = None,
 ) -> Outcome:
-    """Make a version the champion, if the gate lets it, and record it.
+    """Make a version the champion, if it passes the gate, and record the change.
 
     Args:
-        registry: the registered model.
-        version: the one to promote.
-        gate: thresholds.
-        evaluation: resamples and seed of the gate's bootstrap.
-        why: the reason, for the history.
-        force: promote against the gate's reasons; needs `why`.
-        expected: version that must be the champion now, 0 for none; None: any.
+        registry: registry of the model.
+        version: version to promote.
+        gate: thresholds of the gate.
+        evaluation: settings of the gate's bootstrap.
+        why: reason, for the history.
+        force: promote even if the gate refuses; needs `why`.
+        expected: version that must be the champion now, 0 for no champion; None accepts any.
 
     Returns:
-        What came of it. A version that is the champion already needs no entry.
+        The result. If the version is the champion already, the history gets no entry.
 
     Raises:
-        InputError: there is no such version, or `force` without `why`.
+        InputError: the version does not exist, or `force` is given without `why`.
     """
     if force and not why:
-        raise InputError("--force needs --reason; the history keeps it")
+        raise InputError("--force needs --reason, which the history keeps; add it")
     _check_reason(why)
     registry.version(version)
     repaired = settle(registry)
@@ -293,10 +302,14 @@ def promote(
 
 
 def rollback(registry: Registry, why: str = "") -> Outcome:
-    """Make the previous champion the champion again, and record it. The gate isn't asked: it was in use before.
+    """Make the previous champion the champion again and record the change. The gate is not asked.
+
+    Args:
+        registry: registry of the model.
+        why: reason, for the history.
 
     Raises:
-        InputError: there is nothing to go back to.
+        InputError: there is no previous champion.
     """
     _check_reason(why)
     repaired = settle(registry)
@@ -308,10 +321,13 @@ def rollback(registry: Registry, why: str = "") -> Outcome:
 
 
 def promote_challenger(registry: Registry, version: int, gate: Gate, evaluation: Evaluation) -> Outcome:
-    """Make the challenger the champion if the gate lets it and nobody has replaced it as champion before."""
+    """Promote the challenger if it passes the gate, unless it was champion before and has been replaced."""
     history = read_history(registry)
     if history.champion != version and any(entry.change.champion == version for entry in history.entries):
-        return Outcome(history.champion, [f"version {version} was the champion before; iusp promote {version} does it"])
+        return Outcome(
+            history.champion,
+            [f"version {version} was the champion before; to promote it again, run iusp promote {version}"],
+        )
     return promote(registry, version, gate, evaluation, why="registration.auto_promote")
 
 
@@ -329,7 +345,7 @@ def _change(
     verdict: Verdict | None,
     repaired: bool,
 ) -> Outcome:
-    """Append a change to the log, unless another one has come first, and let the aliases follow."""
+    """Append a change to the log, unless another change came first, and set the aliases."""
     change = Change(
         id=uuid.uuid4().hex,
         follows=history.newest,
@@ -348,22 +364,22 @@ def _change(
         return Outcome(version, entry=after, verdict=verdict, repaired=repaired)
     reason = (
         f"meanwhile {after.change.who} made version {after.change.champion} the champion "
-        f"(entry {after.number} of iusp history); look, and decide again"
+        f"(entry {after.number} of iusp history); check it and decide again"
     )
     return Outcome(now.champion, [reason], verdict=verdict, repaired=repaired)
 
 
 def _record(registry: Registry, change: Change, description: str) -> tuple[History, Entry]:
-    """Append a change to the log, unless another one that follows the same entry is there.
+    """Append a change to the log, unless an entry that follows the same one exists.
 
-    Whatever MLflow answers, the history is read afterwards, and says what came of it. Of what was written although it
-    seemed not to be, the first counts, and what does not count is removed.
+    MLflow's answer is not trusted: the history is read afterwards and decides. If a request was carried out twice, the
+    first entry counts and the second is removed.
 
     Returns:
-        The history, and the entry of it that follows what `change` does: its own, or of whoever was faster.
+        The history, and its entry that follows the same one as `change`: the entry of `change`, or another process's.
 
     Raises:
-        InputError: that cannot be found out.
+        InputError: the history cannot be read.
     """
     appended, failure = False, "what was written cannot be read"
     for pause in (*PAUSES, None):
@@ -373,8 +389,8 @@ def _record(registry: Registry, change: Change, description: str) -> tuple[Histo
                 if after := next((entry for entry in now.entries if entry.change.follows == change.follows), None):
                     registry.remove([number for number in _numbers(registry, change.id) if number != after.number])
                     return now, after
-                # Not once more if it was written and is not to be seen: a database that is read from a replica lags
-                # behind. And not at last, when nobody would look any more.
+                # Append only once: a database that is read from a replica shows an entry late. And never in the last
+                # round, after which nothing reads the history again.
                 if pause and not appended:
                     registry.append(change.champion, TAG, change.model_dump_json(), description)
                     appended = True
@@ -383,9 +399,9 @@ def _record(registry: Registry, change: Change, description: str) -> tuple[Histo
             failure = str(error)
         if pause:
             _wait(pause)
-    raise InputError(f"{registry.log_name}: {failure}; look at iusp history before you try again")
+    raise InputError(f"{registry.log_name}: {failure}; check iusp history before you try again")
 
 
 def _numbers(registry: Registry, change_id: str) -> list[int]:
-    """Return a change's numbers in the log: two if an answer was lost and MLflow's client asked again."""
+    """Return the numbers of a change in the log: two if MLflow's client repeated a request whose answer was lost."""
     return [record.number for record in registry.log(TAG) if Change.model_validate_json(record.content).id == change_id]

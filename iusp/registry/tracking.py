@@ -1,8 +1,8 @@
-"""MLflow runs: one for each step, under one parent for each execution of the pipeline.
+"""MLflow runs: one run for each step, under one parent run for each execution of the pipeline.
 
-An execution is named by what it computes (its params, code and data), or by IUSP_EXECUTION where an orchestrator sets
-it: a killed pipeline that is started again goes on in the same runs, and nothing is counted twice. Where Kubeflow's own
-MLflow plugin has made a parent, that one is joined.
+An execution is named after what it computes (settings, code and data), or by IUSP_EXECUTION where an orchestrator sets
+it. A pipeline that is killed and started again continues in the same runs, and nothing is logged twice. If Kubeflow's
+own MLflow plugin has created a parent run, that run is used.
 """
 
 import logging
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -30,36 +29,44 @@ from iusp.io.files import code_digest, digest, read_json
 from iusp.io.text import one_line, without_secrets
 from iusp.reporter import Reporter
 
-# Progress bars of small files, and words about MLflow's own tables, are noise in a step's log; what MLflow logs of its
-# database as an error, with a traceback, it raises as well.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# It prints the address of each run that ends, with the password that may be in it.
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-# Artifacts come through the server: it would send clients on to its storage, by a name that they may not know.
-os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
-# Its seven retries would let a wrong address pass for work for four minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-# It tells of every request that is repeated; what comes of it is one line of ours.
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
 BATCH_LIMIT = 1000  # metrics of one request
 REASON_LENGTH = 300
+DEFAULTS = {
+    # Progress bars of small files are noise in a step's log.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Download through the server, which may know its storage by a name that clients cannot resolve.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    # MLflow's seven retries would hide a wrong address for four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
+# Loggers of what an error message repeats: a database's errors, with a traceback, and every HTTP retry.
+QUIET_LOGGERS = {"mlflow.store.db.utils": logging.CRITICAL, "urllib3.connectionpool": logging.ERROR}
 
 
 class OutageError(InputError):
-    """MLflow cannot be reached, fails or refuses."""
+    """MLflow cannot be reached, fails or refuses a request."""
 
 
 def tracking_uri() -> str:
-    """Return MLFLOW_TRACKING_URI, or a database in the working folder."""
+    """Return MLFLOW_TRACKING_URI, or the address of a database in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def _configure() -> None:
+    """Set what MLflow takes from environment variables alone."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # MLflow would print the address of each run that ends, with the password in it. No user may switch that on.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    for name, level in QUIET_LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def connect() -> MlflowClient:
     """Return a client of the tracking server."""
+    _configure()
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
         _create_database(make_url(uri))
@@ -67,7 +74,7 @@ def connect() -> MlflowClient:
 
 
 def _create_database(url: URL) -> None:
-    """Let MLflow make a new database under another name: killed amid that, it could never open it again."""
+    """Let MLflow create a database under a temporary name: after a kill, it could not open a half-created one."""
     path = Path(url.database or ":memory:")
     if path.exists() or not path.parent.is_dir() or str(path).startswith((":memory:", "file:")):
         return
@@ -77,24 +84,24 @@ def _create_database(url: URL) -> None:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            pass  # another process was faster
-        except OSError:  # a file system without links
+            pass  # another process created it first
+        except OSError:  # a file system without hard links
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def execution_name(settings: Mapping[str, Any], data: str) -> str:
-    """Return the name under which the runs of these settings, this code and this data (a digest) are kept."""
+def execution_name(settings: Mapping[str, object], data: str) -> str:
+    """Return the name of an execution, from its settings, this code and the digest of its data."""
     return os.environ.get("IUSP_EXECUTION") or digest([settings, code_digest(), data])[:12]
 
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turn what MLflow and its database raise into one line that names the server.
+    """Turn errors of MLflow and its database into one line that names the server.
 
     Raises:
-        OutageError: instead.
+        OutageError: MLflow or its database raised an error.
     """
     try:
         yield
@@ -113,13 +120,13 @@ def _reason(message: str) -> str:
 
 @contextmanager
 def readable_storage(what: str) -> Iterator[None]:
-    """Turn what MLflow's artifact storage raises, which differs from one kind to the next, into one line.
+    """Turn errors of MLflow's artifact storage into one line; each kind of storage has its own classes of errors.
 
     Args:
-        what: cannot be done.
+        what: start of the message, such as `report.html cannot be stored`.
 
     Raises:
-        OutageError: instead.
+        OutageError: the storage raised an error.
     """
     try:
         yield
@@ -135,12 +142,12 @@ def _git_commit() -> str | None:
         answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
-    # Where the way up is not empty, this is an unpacked archive in somebody's repository.
+    # If the path up to the root is not empty, this folder is an unpacked archive inside another repository.
     up, commit = answer.splitlines()
     return None if up else commit
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -155,52 +162,58 @@ def _now() -> int:
 
 
 class StepRun:
-    """The MLflow run of one step of one execution; logging the same thing twice leaves it there once."""
+    """The MLflow run of one step of one execution. What is logged twice is stored once."""
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
         self._client = client
         self._metrics = run.data.metrics
         self._logged_epoch = run.data.metrics.get("epoch", 0)
         self._params = run.data.params
-        # When what is logged afterwards is said to be of: others may log the same at once, and MLflow keeps a point of
-        # the same time, step and value once.
+        # Time stamp of metrics that are logged after the fact. MLflow stores points of the same time, step and value
+        # once, even if two processes log them at once.
         self._begun: int = run.info.start_time
         self.run_id: str = run.info.run_id
 
-    def params(self, values: Mapping[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log nested settings under dotted names."""
         flat = _flat(values)
         try:
             new = [Param(name, value) for name, value in flat.items() if name not in self._params]
             self._client.log_batch(self.run_id, params=new)
         except MlflowException:
-            known = self._client.get_run(self.run_id).data.params
-            if known == self._params:
+            logged = self._client.get_run(self.run_id).data.params
+            if logged == self._params:
                 raise
-            # Another process logged some of them in this moment.
-            self._params = known
+            # Another process has just logged some of them.
+            self._params = logged
             self.params(values)
         else:
             self._params |= {param.key: param.value for param in new}
 
     def row(self, row: Mapping[str, float], live: bool = False) -> None:
-        """Log one epoch of a training record, which has ended just now if it is `live`, unless it is there already."""
+        """Log one epoch of a training record, unless it is logged already.
+
+        Args:
+            row: the epoch's row of the record.
+            live: whether the epoch has ended just now; its points then get the current time.
+        """
         if row["epoch"] > self._logged_epoch:
             self._log(row, int(row["epoch"]), _now() if live else self._begun)
             self._logged_epoch = row["epoch"]
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Log numbers that are not of an epoch, unless they are there already."""
+        """Log numbers that belong to no epoch, unless they are logged already."""
         new = {name: value for name, value in values.items() if self._metrics.get(name) != value}
         self._log({name: value for name, value in new.items() if name not in self._metrics}, 0, self._begun)
-        self._log({name: value for name, value in new.items() if name in self._metrics}, 0, _now())  # the latest counts
+        # MLflow shows the newest value.
+        self._log({name: value for name, value in new.items() if name in self._metrics}, 0, _now())
 
     def _log(self, values: Mapping[str, float], step: int, moment: int) -> None:
         metrics = [Metric(name, float(value), moment, step) for name, value in values.items()]
         for start in range(0, len(metrics), BATCH_LIMIT):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH_LIMIT])
 
-    def tags(self, values: Mapping[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Set tags."""
         self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
 
@@ -236,19 +249,19 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            # Another process created it in this moment.
+            # Another process has just created it.
             return self._experiment(name)
 
     @classmethod
     def of(cls, config: Settings, dataset: Path) -> "Tracker":
-        """Return the runs of these settings, this code and the data in a folder, and say in the parent what they are.
+        """Open the runs of an execution that these settings, this code and this data name, and log the settings.
 
         Args:
-            config: the whole of params.yaml.
+            config: all settings.
             dataset: folder that the dataset step wrote.
 
         Raises:
-            InputError: there is no data set.
+            InputError: the folder holds no data set.
         """
         data = read_json(dataset / "dataset.json", form=Digested)["digest"]
         tracker = cls(config.registration.experiment, execution_name(config.settings(), data))
@@ -257,13 +270,13 @@ class Tracker:
 
     @classmethod
     def joined(cls) -> "Tracker":
-        """Return the runs of the execution that the orchestrator names in IUSP_EXECUTION and MLFLOW_EXPERIMENT_NAME."""
+        """Open the runs of the execution that the orchestrator names in IUSP_EXECUTION and MLFLOW_EXPERIMENT_NAME."""
         return cls(os.environ["MLFLOW_EXPERIMENT_NAME"], os.environ["IUSP_EXECUTION"])
 
     def _plugin_parent(self) -> Run | None:
-        """Return the run that Kubeflow's MLflow plugin made for the whole pipeline.
+        """Return the run that Kubeflow's MLflow plugin created for the whole pipeline.
 
-        The plugin names the task's own run in MLFLOW_RUN_ID; its parent, or parent's parent (loops), is the pipeline's.
+        MLFLOW_RUN_ID holds the run of the task. The pipeline's run is its parent, or in a loop its parent's parent.
         """
         run_id = os.environ.get("MLFLOW_RUN_ID")
         run = None
@@ -273,7 +286,7 @@ class Tracker:
         return run
 
     def describe(self, config: Settings) -> None:
-        """Log settings and versions of the execution."""
+        """Log the settings of the execution and the versions of the code."""
         self.parent.params(config.settings())
         versions = {"iusp.code": code_digest(), "iusp.version": version("iusp"), MLFLOW_GIT_COMMIT: _git_commit()}
         self.parent.tags({name: value for name, value in versions.items() if value})
@@ -281,9 +294,10 @@ class Tracker:
     def _find(self, step: str) -> Run | None:
         named = f"tags.`{EXECUTION_TAG}` = '{self.execution}' and tags.`{STEP_TAG}` = '{step}'"
         found = self.client.search_runs([self.experiment_id], named, order_by=["attributes.start_time ASC"])
-        # Two processes made it at once, or an answer was lost and MLflow's client asked again: the oldest counts.
+        # Two processes may have created a run at once, or MLflow's client repeated a request whose answer was lost: the
+        # oldest run counts.
         for double in found[1:]:
-            with suppress(MlflowException):  # the other process was faster here, too
+            with suppress(MlflowException):  # the other process has deleted it
                 self.client.delete_run(double.info.run_id)
         return found[0] if found else None
 
@@ -299,12 +313,12 @@ class Tracker:
 
     @contextmanager
     def step(self, name: str) -> Iterator[StepRun]:
-        """Open the run of a step, begun or not, and end it as finished, failed or killed."""
+        """Open the run of a step, or resume it, and end it as finished, failed or killed."""
         run = self._find_or_create(name, name, self.parent.run_id)
         self.client.update_run(run.run_id, status="RUNNING")
         try:
             yield run
-        except GeneratorExit:  # given up by `TrackedReporter`: MLflow cannot be told
+        except GeneratorExit:  # `TrackedReporter` gave up, because MLflow cannot be reached
             raise
         except KeyboardInterrupt:
             self.client.set_terminated(run.run_id, "KILLED")
@@ -318,8 +332,8 @@ class Tracker:
         """End the execution's parent run.
 
         Args:
-            state: of all steps together, in Kubeflow's words, which differ from version to version; where they say
-                nothing (a state of tasks in a loop may stay RUNNING), the last step's run decides.
+            state: final state of the pipeline as Kubeflow names it, which differs from version to version. Where the
+                state is not final (with tasks in a loop it may stay RUNNING), the run of the last step decides.
         """
         if state in ("CANCELED", "CANCELLED"):
             status = "KILLED"
@@ -336,8 +350,8 @@ class Tracker:
 class TrackedReporter(Reporter):
     """Passes everything on to another reporter, and logs each epoch to MLflow.
 
-    With `outage` `keep`, nothing is logged any more after the first failure of MLflow: the registration step delivers
-    all of it later, from the training records, as it does for a step whose output DVC took from its cache.
+    If `outage` is `keep`, logging stops after the first failure of MLflow. The registration step logs what is missing
+    later, from the training records, as it does for a step whose output DVC took from its cache.
     """
 
     def __init__(self, shown: Reporter, outage: str) -> None:
@@ -347,11 +361,11 @@ class TrackedReporter(Reporter):
         self._runs: dict[str, StepRun] = {}
 
     def progress(self, task: str, done: int, total: int, message: str = "") -> None:
-        """Pass it on."""
+        """Pass progress on."""
         self._shown.progress(task, done, total, message)
 
     def warning(self, message: str) -> None:
-        """Pass it on."""
+        """Pass a warning on."""
         self._shown.warning(message)
 
     def epoch(self, network: str, row: Mapping[str, float], epochs: int) -> None:
@@ -364,17 +378,17 @@ class TrackedReporter(Reporter):
         tracker = open_tracker()
         self._runs.update((network, self._stack.enter_context(tracker.step(network))) for network in networks)
 
-    def _attempt(self, action: Callable[[], Any]) -> None:
+    def _attempt(self, action: Callable[[], object]) -> None:
         try:
             with readable_errors():
                 action()
         except OutageError as error:
             if self._outage == "fail":
                 raise
-            # A later epoch would make the earlier ones look logged, and each attempt takes time.
+            # If a later epoch were logged, the missing ones would seem to be logged too; and each attempt takes time.
             self._runs.clear()
             self._stack.pop_all()
-            self.warning(f"{error}. Training goes on; the registration step delivers what MLflow lacks")
+            self.warning(f"{error}. Training continues; the registration step logs what is missing in MLflow")
 
 
 @contextmanager
@@ -384,10 +398,10 @@ def tracked(
     """Open the MLflow runs of networks that are about to be trained, and close them afterwards.
 
     Args:
-        shown: also receives everything.
-        open_tracker: returns the execution's runs.
+        shown: reporter that everything is passed on to.
+        open_tracker: function that opens the runs of the execution.
         networks: names of the networks, as `Reporter.epoch` receives them.
-        outage: `registration.outage` of params.yaml: what to do while MLflow fails.
+        outage: `registration.outage` of params.yaml: what to do if MLflow fails.
 
     Raises:
         OutageError: MLflow fails, and `outage` is `fail`.
@@ -397,7 +411,7 @@ def tracked(
     try:
         yield reporter
     except BaseException as error:
-        # A second failure of MLflow must not hide this one.
+        # A failure of MLflow must not hide this error.
         with suppress(OutageError), readable_errors():
             reporter._stack.__exit__(type(error), error, error.__traceback__)
         raise

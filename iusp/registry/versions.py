@@ -33,15 +33,17 @@ def source_tags(source: Source) -> dict[str, str]:
     return tags | ({LICENSE_TAG: source.license} if source.license else {})
 
 
-def describe_data(source: Source) -> str:
-    """Return the description of a version: its data, their licence, and a warning if they are generated scenes."""
-    sentences = (f"{DESCRIPTION_START}{source.name}.", source.licence_note, source.warning)
-    return " ".join(filter(None, sentences))
+def read_source(tags: Mapping[str, str]) -> Source | None:
+    """Read the tags that `source_tags` wrote; None if another program registered the version."""
+    name = tags.get(SOURCE_TAG)
+    if name is None:
+        return None
+    # Versions that an older iusp registered lack this tag.
+    generated = tags.get(GENERATED_TAG, str(name == "embedded").lower())
+    return Source(name=name, generated=generated == "true", license=tags.get(LICENSE_TAG))
 
 
-def register(
-    client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, str], description: str = ""
-) -> int:
+def register(client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, object]) -> int:
     """Make an exported student a version of a registered model, unless it is one already.
 
     Args:
@@ -49,8 +51,8 @@ def register(
         model_name: name of the registered model.
         run_id: MLflow run of the student; the model's files are stored there.
         model: folder that `export.export` wrote.
-        tags: metrics and lineage, which become tags of the version.
-        description: text that MLflow shows with the version.
+        tags: metrics and lineage, which become tags of the version; with those of `source_tags`, MLflow's description
+            of the version says which data it was trained on.
 
     Returns:
         The number of the version.
@@ -60,16 +62,16 @@ def register(
     identity = digest([sha256(path) for path in files])
     _create(client, model_name, MODEL_DESCRIPTION)
     same = f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'"
-    tags = {DIGEST_TAG: identity, **tags}
+    described = {DIGEST_TAG: identity} | {name: str(value) for name, value in tags.items()}
     if found := client.search_model_versions(same, order_by=["version_number ASC"]):
-        _renew(client, found[0], model, tags, description)
+        _renew(client, found[0], model, described)
         return int(found[0].version)
     _store(client, run_id, model, ARTIFACT)
     source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
     # The version is created after its files are stored, and with its tags in one transaction: it is complete as soon as
     # it can be seen.
     client.create_model_version(
-        model_name, source, run_id, tags=tags, description=description or None, await_creation_for=0
+        model_name, source, run_id, tags=described, description=_description(described), await_creation_for=0
     )
     # Another process may have created one at the same time, or the answer was lost and MLflow's client sent the request
     # twice: the oldest version counts.
@@ -79,7 +81,7 @@ def register(
     return int(version.version)
 
 
-def _renew(client: MlflowClient, version: ModelVersion, model: Path, tags: Mapping[str, str], description: str) -> None:
+def _renew(client: MlflowClient, version: ModelVersion, model: Path, tags: Mapping[str, str]) -> None:
     """Replace the measurements, the tags and the description of a version whose network is the same."""
     if (model / EVALUATION).is_dir():
         _store(client, str(version.run_id), model / EVALUATION, f"{ARTIFACT}/{EVALUATION}")
@@ -87,8 +89,18 @@ def _renew(client: MlflowClient, version: ModelVersion, model: Path, tags: Mappi
         client.set_model_version_tag(version.name, version.version, name, value)
     if LICENSE_TAG in version.tags and LICENSE_TAG not in tags:
         client.delete_model_version_tag(version.name, version.version, LICENSE_TAG)
+    description = _description(tags)
     if description and (version.description or DESCRIPTION_START).startswith(DESCRIPTION_START):
         client.update_model_version(version.name, version.version, description)
+
+
+def _description(tags: Mapping[str, str]) -> str | None:
+    """Return MLflow's description of a version: its data, their licence, and a warning about generated scenes."""
+    source = read_source(tags)
+    if source is None:
+        return None
+    sentences = (f"{DESCRIPTION_START}{source.name}.", source.licence_note, source.warning)
+    return " ".join(filter(None, sentences))
 
 
 def _store(client: MlflowClient, run_id: str, folder: Path, path: str) -> None:
@@ -142,12 +154,7 @@ class RegisteredVersion:
     @property
     def data(self) -> Source | None:
         """Where the training data came from; None if another program registered the version."""
-        name = self.tags.get(SOURCE_TAG)
-        if name is None:
-            return None
-        # Versions of before 2.0 have no such tag.
-        generated = self.tags.get(GENERATED_TAG, str(name == "embedded").lower())
-        return Source(name=name, generated=generated == "true", license=self.tags.get(LICENSE_TAG))
+        return read_source(self.tags)
 
 
 @dataclass(frozen=True)

@@ -353,7 +353,7 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
                     assert done.exit_code == 0, done.output
                     (line,) = done.stderr.splitlines()
                     assert line.startswith("iusp: MLflow at http://127.0.0.1:")
-                    assert line.endswith("Training goes on; the registration step delivers what MLflow lacks")
+                    assert line.endswith("Training continues; the registration step logs what is missing in MLflow")
                     assert "3/3" in done.stdout
                     if step != steps[-1]:
                         server.start()

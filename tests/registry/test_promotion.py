@@ -1,6 +1,7 @@
 """Promotion against real registries: a database, and MLflow's server on one."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import yaml
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
+from iusp.artifacts.dataset import Source
 from iusp.cli.main import main
 from iusp.config.params import load
 from iusp.errors import InputError
 from iusp.io.files import write_json
 from iusp.registry.promotion import TAG, promote, promote_challenger, read_history, rollback, settle, unsettled
 from iusp.registry.tracking import Tracker
-from iusp.registry.versions import Registry
+from iusp.registry.versions import Registry, source_tags
 from iusp.steps.registration import run
 from tests.support.evidence import EVALUATION, GATE, register_version, register_versions, write_evidence
 from tests.support.local_servers import mlflow_server
@@ -285,12 +287,12 @@ def test_a_server_that_goes_on_failing_is_one_line_and_nothing_is_recorded(
     with pytest.raises(InputError) as refused:
         promote(registry, 2, GATE, EVALUATION)
     assert str(refused.value).startswith(f"{registry.log_name}: MLflow at {proxy.address}: ")
-    assert str(refused.value).endswith("look at iusp history before you try again")
+    assert str(refused.value).endswith("check iusp history before you try again")
     assert "\n" not in str(refused.value)
     assert proxy.requests.count(APPEND) == 3
     assert champions(registry) == [(None, 1)]
     proxy.fault = lambda key, before: Fault(500) if key == POINT else None
-    with pytest.raises(InputError, match="the history is as it should be, the next promotion sets its aliases"):
+    with pytest.raises(InputError, match="the history is correct, and the next promotion or rollback sets the aliases"):
         promote(registry, 2, GATE, EVALUATION)
     assert registry.aliases() == {"champion": 1}
     proxy.fault = lambda key, before: None
@@ -344,7 +346,7 @@ def test_the_registration_step_may_promote_but_never_brings_back_what_was_replac
     promote_challenger(registry, better, GATE, EVALUATION)
     rollback(registry, "a person's act")
     assert promote_challenger(registry, better, GATE, EVALUATION).reasons == [
-        f"version {better} was the champion before; iusp promote {better} does it"
+        f"version {better} was the champion before; to promote it again, run iusp promote {better}"
     ]
     assert [entry.change.why for entry in read_history(registry).entries] == [
         "registration.auto_promote",
@@ -449,3 +451,60 @@ def test_the_registration_step_promotes_only_if_it_may_and_says_what_came_of_it(
     assert not second["promotion"]["promoted"]
     assert len(second["promotion"]["reasons"]) >= 3
     assert registry.aliases() == {"challenger": 2, "champion": 1}
+
+
+def test_where_the_data_came_from_is_said_wherever_a_version_is_shown(
+    registry: Registry, iusp: Callable[..., Result], tmp_path: Path
+) -> None:
+    generated = Source(name="embedded", generated=True, license="Apache-2.0")
+    recorded = Source(name="street recordings", license="CC-BY-NC-4.0")
+    experiment = registry.client.create_experiment(registry.model_name)
+    for number, source in enumerate((generated, recorded, Source(name="unlicensed")), start=1):
+        register_version(registry, tmp_path / str(number), experiment, GOOD, source_tags(source))
+        assert registry.version(number).data == source
+        found = registry.client.get_model_version(registry.model_name, str(number))
+        assert found.description == " ".join(
+            filter(None, (f"Trained on {source.name}.", source.licence_note, source.warning))
+        )
+    listed = iusp("models")
+    assert all(name in listed.stdout for name in ("embedded", "street", "unlicensed"))
+    assert "trained on generated scenes, not on recordings: version 1;" in listed.stderr
+    assert json.loads(iusp("models", "--json").stdout)[2]["data"]["warning"] == generated.warning
+    for command in (("models", "show"), ("promote",)):
+        shown = iusp(*command, "1")
+        assert shown.exit_code == 0
+        assert "data: embedded. The licence of the generated scenes is Apache-2.0" in shown.stdout
+        assert f"iusp: version 1: {generated.warning}" in shown.stderr
+        shown = iusp(*command, "2")
+        assert "data: street recordings. The licence of the recordings is CC-BY-NC-4.0" in shown.stdout
+        assert not shown.stderr
+    assert "data: embedded." in iusp("rollback").stdout
+    assert "The licence of the recordings is not stated" in iusp("models", "show", "3").stdout
+
+
+def test_a_version_that_is_registered_again_keeps_what_a_person_wrote(registry: Registry, tmp_path: Path) -> None:
+    experiment = registry.client.create_experiment(registry.model_name)
+
+    def register_again(source: Source) -> None:
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        register_version(registry, tmp_path / "model", experiment, GOOD, source_tags(source))
+
+    def description() -> str:
+        return str(registry.client.get_model_version(registry.model_name, "1").description)
+
+    register_again(Source(name="folder", license="CC0-1.0"))
+    register_again(Source(name="folder"))
+    assert description() == "Trained on folder. " + Source(name="folder").licence_note
+    assert registry.version(1).data == Source(name="folder")
+    registry.client.update_model_version(registry.model_name, "1", "Ours, from the harbour.")
+    register_again(Source(name="folder", license="CC0-1.0"))
+    assert description() == "Ours, from the harbour."
+    assert len(registry.versions()) == 1
+
+
+def test_a_version_of_another_program_says_that_its_data_are_unknown(
+    registry: Registry, iusp: Callable[..., Result], tmp_path: Path
+) -> None:
+    register_versions(registry, tmp_path, [GOOD])
+    assert registry.version(1).data is None
+    assert "data: version 1 does not say what it was trained on" in iusp("models", "show", "1").stdout

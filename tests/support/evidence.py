@@ -1,8 +1,10 @@
 """Versions as evaluation and registration leave them: real files, real scores, real registries."""
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,8 +72,14 @@ def register_versions(registry: Registry, folder: Path, noises: list[float | Non
     ]
 
 
-def register_version(registry: Registry, model: Path, experiment_id: str, noise: float | None) -> int:
-    """Register a version; without noise, it has no evaluation."""
+def register_version(
+    registry: Registry,
+    model: Path,
+    experiment_id: str,
+    noise: float | None,
+    source: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Register a version; without noise, it has no evaluation. `source` holds the tags that name its data."""
     (model / "extra_files").mkdir(parents=True)
     for name in ("weights.safetensors", "config.json"):
         (model / "extra_files" / name).write_text(f"{registry.model_name} {model} {name}")
@@ -81,4 +89,4 @@ def register_version(registry: Registry, model: Path, experiment_id: str, noise:
     tags = {"student": model.name, "method": "iusp", "parameters": 5568, "iusp.data": "0123456789abcdef"}
     tags |= {f"micro_auprc{end}": 0.7 for end in ENDS} | {f"macro_auprc{end}": 0.6 for end in ENDS}
     tags |= {"latency_ms.float32.onnx": 1.234, "bytes.int8.onnx": 20_000}
-    return register(registry.client, registry.model_name, run.info.run_id, model, tags)
+    return register(registry.client, registry.model_name, run.info.run_id, model, {**tags, **source})
