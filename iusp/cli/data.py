@@ -77,7 +77,7 @@ def compare(
     level: Level,
     coarse: Coarse,
 ) -> None:
-    """Compare two systems on the clips that both were evaluated on.
+    """Compare two systems on the clips that both scored.
 
     PREDICTIONS and REFERENCE are CSVs in the format of `iusp score`. The difference in micro AUPRC (PREDICTIONS minus
     REFERENCE) comes with its 95 % interval and with the share of resamples in which it is negative, from a paired

@@ -8,13 +8,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from iusp.cli.main import SECTIONS, main
 from tests.support.project import ROOT, Project, environment, merged
 
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
 COMMANDS += ("models", "promote", "rollback", "history")
 COMMANDS += ("release", "fetch", "monitor")
-COMMANDS += ("tag", "executorch", "compare")
+COMMANDS += ("tag", "executorch", "compare", "recipes")
 
 
 def iusp(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -39,6 +41,23 @@ def test_help_teaches(command: tuple[str, ...]) -> None:
     assert len(done.stdout.splitlines()) > 5
     if not command:
         assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_help_lists_every_command_once_under_a_heading() -> None:
+    lines = CliRunner().invoke(main, ["--help"], terminal_width=80).stdout.splitlines()
+    headings = [number for number, line in enumerate(lines) if line.rstrip(":") in SECTIONS]
+    assert [lines[number].rstrip(":") for number in headings] == ["Pipeline", "Results", "Registry", "Device"]
+    listed = [line.split()[0] for line in lines[headings[0] :] if line.startswith("  ") and not line.startswith("   ")]
+    assert sorted(listed) == sorted(COMMANDS)
+    assert not [line for line in lines[headings[0] :] if line.endswith("...")], "a first sentence is too long"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    shown = CliRunner().invoke(main, [command, "--help"]).stdout
+    assert f"Example: iusp {command}" in shown
+    assert "  Reads: " in shown
+    assert "  Writes: " in shown or "  Prints: " in shown
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -70,7 +89,7 @@ def test_a_folder_without_params_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_student_is_one_line() -> None:
-    assert "there is no students.tiny, only small" in refused(iusp("student", "tiny"))
+    assert "there is no students.tiny; params.yaml has small" in refused(iusp("student", "tiny"))
 
 
 @pytest.mark.parametrize("step", ["features", "teacher", "student small", "evaluation", "registration", "results"])
