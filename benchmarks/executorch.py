@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import machine
-from benchmarks.results import ROOT, put
+from benchmarks.pages import DOCS, ROOT, replace_section
 from benchmarks.speed.timing import interleaved, one_thread
 from iusp import models
 from iusp.config.params import load
@@ -110,7 +110,7 @@ def main() -> None:
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], json.dumps({name: round(value * 1000, 3) for name, value in times.items()}), flush=True)
     lines += ["", f"{CLIPS} generated clips of 10 s, one at a time, on one thread; {machine()}."]
-    put(ROOT / "docs" / "device.md", lines, "executorch")
+    replace_section(DOCS / "device.md", "\n".join(lines) + "\n", "executorch")
 
 
 if __name__ == "__main__":

@@ -1,91 +1,100 @@
-"""Write the tables and pictures of README.md and docs/device.md from what `make run` measured."""
+"""Write the tables and the picture of README.md and docs/device.md from what `make run` measured."""
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.pages import DOCS, PICTURES, ROOT, replace_section, table
+from iusp.artifacts.evaluation import EvaluationFolder
+from iusp.artifacts.metrics import Metrics, NetworkResult, NetworkTimes, StudentResult, Times, method_of
+from iusp.cli.console import readable_failures
 
-ROOT = Path(__file__).parents[1]
-PICTURES = ROOT / "docs" / "pictures"
-RUNTIMES = ("torch", "float32", "int8")
-
-
-def networks(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The teacher, then every student."""
-    yield "teacher", metrics["teacher"]
-    yield from metrics["students"].items()
+RUNTIMES = {"torch": "PyTorch", "float32": "ONNX float32", "int8": "ONNX int8"}
 
 
-def readme(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -> None:
-    """Put the table of the last `make run` into README.md, and its picture beside it."""
-    lines = [
-        "| network | method | parameters | MACs | net, ms (torch / ONNX / int8) "
-        "| audio → tags, ms (torch / ONNX / int8) | micro AUPRC [95 %] | macro AUPRC [95 %] | micro AUPRC, all seeds |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+def readme_table(evaluation: EvaluationFolder) -> str:
+    """Return the table of README.md: the teacher, then the students, the best first."""
+    metrics = evaluation.metrics
+    latencies = evaluation.latencies(*metrics.networks)
+    rows = []
+    for name, network in sorted_networks(metrics):
+        coarse = network.coarse
+        rows.append(
+            [
+                name,
+                method_of(network),
+                f"{network.parameters:,}",
+                f"{latencies[name].float32.audio_to_tags.p50:.2f}",
+                f"{coarse.micro_auprc:.3f} [{coarse.micro_auprc_low:.3f}, {coarse.micro_auprc_high:.3f}]",
+            ]
+        )
+    head = ["network", "method", "parameters", "ms per clip", "micro AUPRC [95 % interval]"]
+    note = (
+        f"Measured on {metrics.clips} {metrics.split} clips ({metrics.data.name}). The row of a student is that of its "
+        "best seed on validate.\nThe interval is over clips. The time is from audio to tags, with the float32 ONNX file "
+        f"on one thread of\n{machine()}.\n"
+    )
+    return f"{table(head, rows, 2)}\n{note}"
+
+
+def sorted_networks(metrics: Metrics) -> list[tuple[str, NetworkResult]]:
+    """Return the teacher, then the students by falling micro AUPRC."""
+    students = sorted(metrics.students.items(), key=lambda item: -item[1].coarse.micro_auprc)
+    return [("teacher", metrics.teacher), *students]
+
+
+def device_table(evaluation: EvaluationFolder) -> str:
+    """Return the table of docs/device.md: what each file costs on a device, and what int8 loses."""
+    metrics = evaluation.metrics
+    latencies = evaluation.latencies(*metrics.networks)
+    rows = [
+        row
+        for name, network in sorted_networks(metrics)
+        for row in _device_rows(evaluation, name, network, latencies[name])
     ]
-    for name, one in networks(metrics):
-        cells = [name, one.get("method", "labels"), f"{one['parameters']:,}", f"{one['macs'] / 1e6:.1f} M"]
-        for what in ("network", "audio_to_tags"):
-            cells.append(" / ".join(f"{latency[name][runtime][what]['p50']:.2f}" for runtime in RUNTIMES))
-        for kind in ("micro_auprc", "macro_auprc"):
-            value, low, high = (one["coarse"][kind + end] for end in ("", "_low", "_high"))
-            cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
-        several = len(one.get("seeds", ())) > 1
-        cells.append(f"{one['seeds_mean']:.3f} ± {one['seeds_std']:.3f} ({len(one['seeds'])})" if several else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"{metrics['clips']} generated {metrics['split']} clips; {machine()}; latency on one thread."]
-    for name in ("comparison", "frame_similarities"):
-        shutil.copy(evaluation / "plots" / f"{name}.png", PICTURES / f"{name}.png")
-    put(ROOT / "README.md", lines)
-
-
-def device(evaluation: Path, metrics: dict[str, Any], latency: dict[str, Any]) -> None:
-    """Put what students cost and lose on a device into docs/device.md."""
-    lines = [
-        "| network | file | net, ms p50 / p95 | audio → tags, ms p50 / p95 | kB, net / end to end "
-        "| micro AUPRC lost to int8 | largest difference from PyTorch |",
-        "|---|---|--:|--:|--:|--:|--:|",
+    head = [
+        *("network", "file", "network alone, ms p50 / p95", "audio to tags, ms p50 / p95", "kB, network / end to end"),
+        *("micro AUPRC lost to int8", "largest difference from PyTorch"),
     ]
-    for name, one in networks(metrics):
-        folder = evaluation / "networks" / f"{name}-seed-{one.get('best_seed')}" / "model" / "evaluation"
-        # The teacher goes to no device: only its times are known.
-        path = folder / "measurements.json"
-        measured = json.loads(path.read_text()) if path.exists() else None
-        for runtime, what in zip(RUNTIMES, ("in PyTorch", "ONNX float32", "ONNX int8"), strict=True):
-            cells = [name, what]
-            for part in ("network", "audio_to_tags"):
-                cells.append(" / ".join(f"{latency[name][runtime][part][share]:.2f}" for share in ("p50", "p95")))
-            if measured and runtime != "torch":
-                parity = measured["parity"][f"{runtime}.onnx"]
-                cells.append(" / ".join(f"{measured['bytes'][f'{k}{runtime}.onnx'] / 1000:.0f}" for k in ("net_", "")))
-                cells.append(f"{parity['auprc_loss']:.4f}" if "auprc_loss" in parity else "")
-                cells.append(f"{parity['max_difference']:.1e}")
-            else:
-                cells += [""] * 3
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"{metrics['clips']} {metrics['split']} clips of 10 s; {machine()}; one thread, all in turn."]
-    put(ROOT / "docs" / "device.md", lines)
+    note = f"{metrics.clips} {metrics.split} clips of 10 s, one at a time, on one thread; {machine()}.\n"
+    return f"{table(head, rows, 2)}\n{note}"
 
 
-def put(path: Path, lines: list[str], mark: str = "results") -> None:
-    """Replace what is between the marks."""
-    before, start, rest = path.read_text().partition(f"<!-- {mark} -->\n")
-    _, end, after = rest.partition(f"<!-- /{mark} -->")
-    path.write_text(f"{before}{start}{chr(10).join(lines)}\n{end}{after}")
+def _device_rows(
+    evaluation: EvaluationFolder, name: str, network: NetworkResult, times: NetworkTimes
+) -> Iterator[list[str]]:
+    """Yield a row for each runtime. The teacher goes to no device, so only its times are known."""
+    by_runtime: dict[str, Times] = {"torch": times.torch, "float32": times.float32, "int8": times.int8}
+    measured = None
+    if isinstance(network, StudentResult):
+        measured = evaluation.model(f"{name}-seed-{network.best_seed}").measurements
+    for runtime, title in RUNTIMES.items():
+        spans = (by_runtime[runtime].network, by_runtime[runtime].audio_to_tags)
+        cells = [name, title, *(f"{span.p50:.2f} / {span.p95:.2f}" for span in spans)]
+        if measured and runtime != "torch":
+            parity = measured.parity[f"{runtime}.onnx"]
+            cells.append(" / ".join(f"{measured.bytes[f'{part}{runtime}.onnx'] / 1000:.0f}" for part in ("net_", "")))
+            cells.append("" if parity.auprc_loss is None else f"{parity.auprc_loss:.4f}")
+            cells.append(f"{parity.max_difference:.1e}")
+        else:
+            cells += [""] * 3
+        yield cells
+
+
+def write(evaluation: EvaluationFolder) -> None:
+    """Write both tables, and copy the picture of README.md."""
+    replace_section(ROOT / "README.md", readme_table(evaluation))
+    replace_section(DOCS / "device.md", device_table(evaluation))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    shutil.copy(evaluation.plots / "comparison.png", PICTURES)
 
 
 def main() -> None:
     """Write them."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    evaluation = ROOT / "reports" / "evaluation"
-    metrics, latency = (json.loads((evaluation / f"{name}.json").read_text()) for name in ("metrics", "latency"))
-    readme(evaluation, metrics, latency)
-    device(evaluation, metrics, latency)
+    with readable_failures():
+        write(EvaluationFolder(ROOT / "reports" / "evaluation"))
 
 
 if __name__ == "__main__":

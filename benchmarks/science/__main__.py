@@ -522,9 +522,11 @@ def main() -> None:
         sources = {"embedded": config}
         if arguments.recordings and not arguments.recordings.is_dir():
             raise InputError(f"{arguments.recordings}: no such folder; name one in SONYC-UST's format")
-        if arguments.recordings and not arguments.quick:
+        if arguments.recordings:
             changes = {"source": "folder", "path": str(arguments.recordings)}
             dataset_section = config.dataset.model_copy(update=changes)
+            if arguments.quick:
+                sources.clear()
             sources[arguments.recordings.resolve().name] = config.model_copy(update={"dataset": dataset_section})
         with shown_progress() as reporter:
             worlds = {name: prepare(source, name, reporter) for name, source in sources.items()}
