@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-shared test-executorch test-containers faults lint format mlflow executorch bench \
-  bench-science readme lock docs reference clean distclean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
+  bench-science readme lock docs clean distclean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
 
 # `docker build` must have BuildKit.
 DOCKER ?= docker
@@ -112,10 +112,7 @@ audit: sbom ## The same, and look up known vulnerabilities, which needs the netw
 	$(BIN)/python -m audit vulnerabilities
 
 docs: .venv/installed-dev ## Write the site to site/; broken links are errors
-	$(BIN)/python -m mkdocs build --strict
-
-reference: .venv/installed-dev ## Write docs/reference/ from the schema, `--help` and the components
-	$(BIN)/python -m scripts.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # pyproject.toml's [tool.uv] makes one lock for all Python versions and platforms. Later locks follow earlier ones.
 lock: .venv/installed-dev ## Renew requirements*.lock from requirements*.in

@@ -21,7 +21,7 @@ def prepare(root: Path, folder: Path) -> None:
     """
     (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     (folder / "recordings").mkdir(exist_ok=True)
-    for name in ("dvc.yaml", ".dvcignore", ".dvc/config"):
+    for name in ("dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/plots.html"):
         shutil.copy(root / name, folder / name)
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     if not (folder / LINKED).is_symlink():

@@ -69,7 +69,7 @@ class Project:
         for name in ("iusp", "components", "pipelines"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / ".dvc").mkdir()
-        for name in ("config", ".gitignore"):
+        for name in ("config", ".gitignore", "plots.html"):
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
         (folder / "recordings").mkdir()
         for name in (".gitignore", "README.md"):
