@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -61,3 +62,21 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_servers.P
 @pytest.fixture
 def make_project(tmp_path: Path) -> Callable[[str], Project]:
     return lambda name: Project(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def calibration() -> np.ndarray:
+    """Log-mel spectrograms to calibrate int8 with."""
+    from tests.support.exported import calibrating  # torch and onnx take seconds to import
+
+    return calibrating()
+
+
+@pytest.fixture(scope="session")
+def exported(calibration: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of a student; only to be read."""
+    from tests.support.exported import write_exported
+
+    folder = tmp_path_factory.mktemp("device")
+    write_exported(folder, calibration)
+    return folder

@@ -24,8 +24,7 @@ from iusp.device.runtime import DeviceModel, load
 from iusp.errors import InputError
 from iusp.features.log_mel import log_mel
 from iusp.io.files import write_json
-from tests.device.test_conversion import CONFIG, TAGS, exported  # noqa: F401 (a fixture)
-from tests.device.test_conversion import calibration as calibration
+from tests.support.exported import CONFIG, TAGS
 from tests.support.project import environment
 
 RATE = 16000
@@ -39,7 +38,7 @@ def sound(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model(exported: Path) -> DeviceModel:  # noqa: F811
+def model(exported: Path) -> DeviceModel:
     return load(exported / "float32.onnx")
 
 
@@ -115,7 +114,7 @@ def test_windows_that_do_not_fit_are_refused(window: float, hop: float, model: D
         next(model.tag(tmp_path / "a.wav", window=window, hop=hop))
 
 
-def test_a_folder_goes_on_past_bad_files(exported: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_folder_goes_on_past_bad_files(exported: Path, tmp_path: Path) -> None:
     recordings = tmp_path / "recordings"
     (recordings / "below").mkdir(parents=True)
     soundfile.write(recordings / "a.wav", sound(3, RATE), RATE)
@@ -151,7 +150,7 @@ def test_a_folder_goes_on_past_bad_files(exported: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("recordings", ["nothing.wav", "empty"])
-def test_nothing_to_tag_is_one_line(recordings: str, exported: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_to_tag_is_one_line(recordings: str, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = iusp(str(tmp_path / recordings), "--model", str(exported / "int8.onnx"))
     assert done.returncode == 2
@@ -159,7 +158,7 @@ def test_nothing_to_tag_is_one_line(recordings: str, exported: Path, tmp_path: P
     assert not done.stdout
 
 
-def test_an_onnx_file_needs_neither_torch_nor_mlflow(exported: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_onnx_file_needs_neither_torch_nor_mlflow(exported: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", sound(1, 44100), 44100)
     code = (
         "import sys; from iusp.cli.main import main\n"
@@ -177,7 +176,7 @@ def test_an_onnx_file_needs_neither_torch_nor_mlflow(exported: Path, tmp_path: P
 
 
 def test_a_registered_champion_is_fetched(
-    exported: Path,  # noqa: F811
+    exported: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

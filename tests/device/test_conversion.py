@@ -11,35 +11,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from benchmarks.executorch import normalise
 from iusp import models
 from iusp.config.features import Features
 from iusp.device.conversion import NETS, WHOLE, write_onnx
 from iusp.device.front_end import FrontEnd, front_end
-from iusp.device.package import best_thresholds, write_package
+from iusp.device.package import best_thresholds
 from iusp.device.runtime import load, open_session
 from iusp.errors import InputError
 from iusp.features.log_mel import clip_length, frame_count, log_mel
-from iusp.sources.embedded import scene
-from tests.support.project import ROOT, SMALL, merged
-
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-DEFAULT = Features(**PARAMS["features"])
-CONFIG = Features(**merged(PARAMS, SMALL)["features"] | {"clip_seconds": 2})
-TAGS = ["1_engine", "6_music", "8_dog"]
-
-
-def noise(config: Features, clips: int) -> torch.Tensor:
-    """Clips with a quiet and a silent part."""
-    samples = torch.randn(clips, clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
-    samples[:, : clip_length(config) // 3] *= 0.01
-    samples[-1, -clip_length(config) // 3 :] = 0
-    return samples
+from tests.support.exported import CONFIG, DEFAULT, TAGS, Bomb, network, noise, normalised, recordings, replaced
+from tests.support.project import ROOT
 
 
 @pytest.mark.parametrize(
@@ -65,37 +50,6 @@ def test_the_exported_front_ends_are_the_one_in_training(changes: dict) -> None:
     assert got.shape == (2, frame_count(config), config.mel_bands)
     np.testing.assert_allclose(got, ours, atol=2e-4)
     np.testing.assert_allclose(FrontEnd(config)(samples).numpy(), ours, atol=2e-4)
-
-
-def network(architecture: str) -> models.Tagger:
-    torch.manual_seed(0)
-    tagger = models.build(architecture, models.ARCHITECTURES[architecture].WIDTHS[0], len(TAGS), CONFIG.mel_bands)
-    with torch.no_grad():
-        for name, buffer in tagger.named_buffers():
-            # What training leaves there, so that folding it in is seen.
-            if name.endswith(("running_mean", "mean")):
-                buffer.normal_(0, 0.1)
-            elif name.endswith(("running_var", "std")):
-                buffer.uniform_(0.5, 2)
-    return tagger.eval()
-
-
-def recordings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of the embedded data set, cut to the small front-end's length, and their log-mel."""
-    samples = [scene(0, "test", number).samples[: clip_length(CONFIG)] for number in range(count)]
-    clips = torch.from_numpy(np.stack(samples).astype(np.float32))
-    return clips, torch.stack([log_mel(one, CONFIG.sample_rate, CONFIG) for one in clips])
-
-
-def normalised(architecture: str, spectrograms: torch.Tensor) -> models.Tagger:
-    tagger = network(architecture)
-    normalise(tagger, spectrograms)
-    return tagger
-
-
-@pytest.fixture(scope="module")
-def calibration() -> np.ndarray:
-    return np.stack([log_mel(one, CONFIG.sample_rate, CONFIG).numpy() for one in noise(CONFIG, 4)]).astype(np.float16)
 
 
 @pytest.mark.parametrize("architecture", models.ARCHITECTURES)
@@ -166,45 +120,6 @@ def test_thresholds_are_the_best_of_all(rows: list[tuple[bool, int, bool]]) -> N
     assert not np.isclose(scores[scores > 0], threshold, atol=1e-9).any()
 
 
-AUPRC = {f"{kind}{end}": 0.5 for kind in ("micro_auprc", "macro_auprc") for end in ("", "_low", "_high")}
-STUDENT = {
-    "best_seed": 0,
-    "architecture": "plain",
-    "method": "iusp",
-    "weights": {"iusp": 100.0},
-    "parameters": 1000,
-    "macs": 10000,
-    "seeds": {"0": 0.5, "1": 0.6},
-    "seeds_mean": 0.55,
-    "seeds_std": 0.07,
-    "coarse": AUPRC | {"classwise": dict.fromkeys(("1", "6", "8"), 0.5)},
-}
-
-
-@pytest.fixture(scope="module")
-def exported(calibration: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("device")
-    write_onnx(network("plain"), CONFIG, calibration, folder)
-    parity = {name: {"max_difference": 1e-7} for name in (*NETS, *WHOLE)}
-    for name in (NETS[1], WHOLE[1]):
-        parity[name]["auprc_loss"] = 0.01
-    facts = {
-        "name": "small",
-        "student": STUDENT,
-        "teacher": STUDENT,
-        "split": "test",
-        "clips": {"train": 40, "validate": 20, "test": 20},
-        "digest": "0123456789abcdef",
-        "categories": dict(zip(("1", "6", "8"), TAGS, strict=True)),
-        "samples": clip_length(CONFIG),
-        "frames": frame_count(CONFIG),
-        "bytes": {name: (folder / name).stat().st_size for name in parity},
-        "parity": parity,
-    }
-    write_package(folder, TAGS, [0.25, 0.5, 0.75], CONFIG, "Apache-2.0", facts)
-    return folder
-
-
 def test_a_package_describes_every_file_and_itself(exported: Path) -> None:
     description = json.loads((exported / "device.json").read_text())
     assert description["tags"] == TAGS
@@ -248,21 +163,6 @@ def with_weights_elsewhere(location: str) -> bytes:
         [helper.make_node("Add", ["waveform", "w"], ["probabilities"])], "g", values[:1], values[1:], [weights]
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
-
-
-def replaced(exported: Path, folder: Path, content: bytes) -> Path:
-    """A package in which somebody has put another model, and its checksum."""
-    shutil.copytree(exported, folder)
-    (folder / "float32.onnx").write_bytes(content)
-    description = json.loads((folder / "device.json").read_text())
-    description["files"]["float32.onnx"]["sha256"] = hashlib.sha256(content).hexdigest()
-    (folder / "device.json").write_text(json.dumps(description))
-    return folder / "float32.onnx"
-
-
-class Bomb:
-    def __reduce__(self) -> tuple:
-        return Path.touch, (Path("pwned"),)
 
 
 @pytest.mark.parametrize("what", ["pickle", "torch", "text", "empty", "outside", "absolute", "net", "cut"])

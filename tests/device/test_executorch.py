@@ -14,7 +14,7 @@ from iusp import models
 from iusp.device.executorch import BATCH, NET, WHOLE, open_program, write_programs
 from iusp.errors import InputError
 from iusp.io.files import sha256, write_json
-from tests.device.test_conversion import CONFIG, TAGS, network, normalised, recordings
+from tests.support.exported import CONFIG, TAGS, network, normalised, recordings
 from tests.support.project import environment
 
 

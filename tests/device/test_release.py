@@ -25,25 +25,14 @@ from iusp.device import release
 from iusp.device.release import LATEST, Fetched, Manifest
 from iusp.errors import InputError
 from iusp.io import s3 as storage
-from iusp.io.files import sha256, write_json
+from iusp.io.files import sha256
 from iusp.registry.versions import fetch_artifacts
 from iusp.reporter import Reporter
 from tests.support import s3_servers
 from tests.support.local_servers import free_port
 from tests.support.project import ROOT, environment
+from tests.support.releases import MODEL, NAMES, bucket, content, device_folder, put
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
-
-NAMES = ("LICENSE", "MODEL_CARD.md", "float32.onnx", "int8.onnx")
-MODEL = "iusp-student"
-
-
-def device_folder(folder: Path, content: str) -> Path:
-    folder.mkdir(parents=True)
-    for size, name in enumerate(NAMES):
-        (folder / name).write_bytes(f"{name} of {content} ".encode() * 10**size)
-    files = {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in NAMES}
-    write_json(folder / "device.json", {"tags": ["1_engine"], "thresholds": {"1_engine": 0.4}, "files": files})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -86,23 +75,6 @@ def refusal(action: Callable[[], Any]) -> str:
     assert KEY not in message
     assert SECRET not in message
     return message
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Return the files of a release that are whole."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LATEST}
-    return {name: (folder / name).read_bytes() for name in names}
-
-
-def bucket(server: str, prefix: str) -> dict[str, bytes]:
-    """Return what is below the prefix, by name."""
-    client = s3_servers.client(server)
-    keys = [one["Key"] for one in client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", ())]
-    return {key.removeprefix(f"{prefix}/"): client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
-
-
-def put(server: str, key: str, body: bytes) -> None:
-    s3_servers.client(server).put_object(Bucket=BUCKET, Key=key, Body=body)
 
 
 def iusp(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:

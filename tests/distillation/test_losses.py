@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -27,45 +25,13 @@ from iusp.distillation.sp import sp_loss
 from iusp.distillation.vic import vic_loss
 from iusp.models import ARCHITECTURES, build
 from iusp.models.maps import band_means, clip_embedding, frames, gram, pooled, pooled_frames, pooled_gram
+from tests.support.equations import averaged, naive_kd, rand, randn, similarities, squared_distance, wave
 from tests.support.project import ROOT
 
 quick = settings(max_examples=25, deadline=None)
 
 
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def wave(*shape, phase=0.0):
-    """Numbers that no random generator's next version changes."""
-    return (torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + phase).sin().reshape(shape)
-
-
 # Twins of the docstrings' equations, one number at a time, in float64.
-
-
-def similarities(rows):
-    """Return G of rows q_1 … q_n: inner products, each row of them divided by its length."""
-    products = [[sum(x * y for x, y in zip(a, b, strict=True)) for b in rows] for a in rows]
-    return [[p / max(sum(q * q for q in line), 1e-300) ** 0.5 for p in line] for line in products]
-
-
-def squared_distance(a, b):
-    return sum((x - y) ** 2 for u, v in zip(a, b, strict=True) for x, y in zip(u, v, strict=True))
-
-
-def averaged(frames, count):
-    """Average T' frames to `count`: each covers its share of the time and every frame that this share touches."""
-    total = len(frames)
-    result = []
-    for i in range(count):
-        covered = frames[math.floor(i * total / count) : math.ceil((i + 1) * total / count)]
-        result.append([sum(values) / len(covered) for values in zip(*covered, strict=True)])
-    return result
 
 
 def naive_iusp(student, teacher):
@@ -81,15 +47,6 @@ def naive_iusp(student, teacher):
 def naive_sp(student, teacher):
     flat = [[value for frame in clip for value in frame] for clip in student]
     return squared_distance(similarities(teacher), similarities(flat)) / len(flat) ** 2
-
-
-def naive_kd(student, teacher, temperature):
-    total = 0.0
-    for row, soft_row in zip(student, teacher, strict=True):
-        for z, z_t in zip(row, soft_row, strict=True):
-            p, q = 1 / (1 + (-z / temperature).exp()), 1 / (1 + (-z_t / temperature).exp())
-            total = total - q * p.log() - (1 - q) * (1 - p).log()
-    return temperature**2 * total / (len(student) * len(student[0]))
 
 
 @pytest.mark.parametrize(("own", "others"), [(4, 4), (5, 3), (3, 5), (7, 4), (1, 6), (6, 1)])

@@ -20,7 +20,7 @@ from iusp.distillation.skill import cluster_layers, skill_loss
 from iusp.distillation.vic import vic_loss
 from iusp.models.maps import attention_map, gram
 from iusp.models.maps import band_means as hints
-from tests.distillation.test_losses import averaged, naive_kd, rand, randn, similarities, squared_distance, wave
+from tests.support.equations import averaged, naive_kd, rand, randn, similarities, squared_distance, wave
 
 # Twins, one number at a time, in float64.
 

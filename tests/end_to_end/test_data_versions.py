@@ -14,12 +14,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.end_to_end.test_pipeline import ran
-from tests.sources.test_sonyc_ust import DEV, EVAL, nineteen, pin, publish, wav
-from tests.steps.test_dataset import config, ingest, row, tree
 from tests.support import s3_servers, zenodo
-from tests.support.project import STUDENTS, Project
+from tests.support.datasets import config, ingest, row
+from tests.support.files import tree
+from tests.support.project import STUDENTS, Project, ran
 from tests.support.s3_servers import BUCKET
+from tests.support.sonyc_ust import DEV, EVAL, nineteen, pin, publish, wav
 
 NAMES = {
     split: [f"{start + number:02}_{start + number:06}.wav" for number in range(count)]

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.project import STEPS, STUDENTS, Project, environment
+from tests.support.project import STEPS, STUDENTS, Project, environment, ran
 
 # Measured, named by MLflow, or made from such.
 NOT_REPRODUCED = {"latency.json", "measurements.json", "comparison.md", "report.html", "registration.json"}
@@ -30,10 +30,6 @@ def contents(project: Project) -> dict[str, str]:
         for path in sorted((project.folder / top).rglob("*"))
         if path.is_file() and path.name not in NOT_REPRODUCED and path.name != ".gitignore"
     }
-
-
-def ran(output: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", output)
 
 
 @pytest.fixture(scope="module")

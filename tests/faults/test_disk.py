@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.sources.test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 from tests.support import zenodo
 from tests.support.project import Project, Tried, merged
+from tests.support.sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 from tests.support.workspace import COMMANDS, OUTPUTS, contents, copied, registered
 
 SIZES = 2

@@ -22,8 +22,8 @@ from mlflow import MlflowClient
 
 from iusp.cli.main import main
 from iusp.io.files import sha256
-from tests.registry.test_promotion import GOOD, evaluated
 from tests.support import s3_servers
+from tests.support.evidence import GOOD, evaluated
 from tests.support.mlflow_server import Server, forking
 from tests.support.project import ROOT, SMALL, Tried, merged
 from tests.support.s3_servers import Fault, Proxy

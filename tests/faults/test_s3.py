@@ -25,12 +25,12 @@ from iusp.io import s3 as storage
 from iusp.registry.versions import fetch_artifacts, register
 from iusp.reporter import Reporter
 from iusp.sources import sonyc_ust
-from tests.device.test_release import MODEL, bucket, content, device_folder, put
-from tests.sources.test_sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
-from tests.steps.test_dataset import tree
 from tests.support import s3_servers, zenodo
+from tests.support.files import tree
 from tests.support.project import Tried
+from tests.support.releases import MODEL, bucket, content, device_folder, put
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy
+from tests.support.sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 
 MANY = 24  # seeded runs in which anything may fail
 

@@ -15,18 +15,24 @@ from iusp.artifacts.dataset import Source
 from iusp.cli.main import main
 from iusp.config.params import load
 from iusp.errors import InputError
-from iusp.io.files import write_json
 from iusp.registry.promotion import TAG, promote, promote_challenger, read_history, rollback, settle, unsettled
 from iusp.registry.tracking import Tracker
 from iusp.registry.versions import Registry, source_tags
 from iusp.steps.registration import run
-from tests.support.evidence import EVALUATION, GATE, register_version, register_versions, write_evidence
+from tests.support.evidence import (
+    BAD,
+    BETTER,
+    EVALUATION,
+    GATE,
+    GOOD,
+    evaluated,
+    register_version,
+    register_versions,
+)
 from tests.support.local_servers import mlflow_server
 from tests.support.project import ROOT, merged
 from tests.support.promotion_race import kill, race_twice
 from tests.support.s3_servers import Fault, Proxy, proxying
-
-GOOD, BETTER, BAD = 0.3, 0.25, 0.6
 
 
 @pytest.fixture(scope="module")
@@ -394,34 +400,6 @@ def test_the_command_line(registry: Registry, iusp: Callable[..., Result], tmp_p
         ("promote", good, bad, "rao"),
         ("rollback", bad, good, "rao"),
     ]
-
-
-def evaluated(folder: Path, noise: float) -> None:
-    """What the dataset and evaluation steps leave for registration, of one student."""
-    write_json(folder / "dataset/dataset.json", {"digest": "data"})
-    for name in ("quarantine.csv", "unmatched.csv"):
-        (folder / "dataset" / name).write_text("")
-    evaluation = folder / "evaluation"
-    network = {"parameters": 5568, "macs": 1_600_000, "bytes": 22_272, "architecture": "plain", "sha256": "0123"}
-    network["coarse"] = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
-    student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
-    student |= {"validate_micro_auprc": {"0": 0.7}, "seeds_mean": 0.7, "seeds_std": 0.0}
-    metrics = {"split": "test", "clips": 8, "teacher": network, "students": {"small": student}}
-    write_json(evaluation / "metrics.json", metrics)
-    for name in ("latency.json", "report.html", "plots/one.png"):
-        (evaluation / name).parent.mkdir(exist_ok=True)
-        (evaluation / name).write_text("")
-    write_json(evaluation / "features.json", {"digest": "features"})
-    for name in ("teacher", "small-seed-0"):
-        write_json(evaluation / "networks" / name / "config.json", {})
-        (evaluation / "networks" / name / "record.csv").write_text(
-            "epoch,learning_rate,loss_labels,validate_micro_auprc\n1,0.001,0.5,0.7\n"
-        )
-    model = evaluation / "networks/small-seed-0/model"
-    (model / "extra_files").mkdir(parents=True)
-    for name in ("weights.safetensors", "config.json"):
-        (model / "extra_files" / name).write_text(f"{folder} {name}")
-    write_evidence(model / "evaluation", noise)
 
 
 def test_the_registration_step_promotes_only_if_it_may_and_says_what_came_of_it(

@@ -35,9 +35,7 @@ from iusp.features.log_mel import frame_count, log_mel
 from iusp.registry.export import export
 from iusp.registry.serving import MAX_BYTES, MAX_CLIPS, MAX_SECONDS
 from iusp.registry.versions import register
-from tests.device.test_conversion import CONFIG, TAGS, Bomb, replaced
-from tests.device.test_conversion import calibration as calibration
-from tests.device.test_conversion import exported as exported
+from tests.support.exported import CONFIG, TAGS, Bomb, replaced
 from tests.support.local_servers import free_port, started
 from tests.support.project import ROOT, environment, merged
 

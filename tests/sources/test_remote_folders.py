@@ -24,8 +24,9 @@ from iusp.io import s3 as storage
 from iusp.reporter import Reporter
 from iusp.sources import dvc_repository as repository
 from iusp.steps import dataset
-from tests.steps.test_dataset import DEFAULTS, RATE, make, recordings, row, tree
 from tests.support import s3_servers
+from tests.support.datasets import DEFAULTS, RATE, make, recordings, row
+from tests.support.files import tree
 from tests.support.listener import Listener
 from tests.support.local_servers import free_port
 from tests.support.project import Project

@@ -10,10 +10,10 @@ from iusp.data.labels import PLACE_AND_TIME
 from iusp.evaluation.slices import SLICED, weakest
 from iusp.sources import sonyc_ust
 from iusp.steps import dataset
-from tests.sources.test_sonyc_ust import nineteen, pin, publish, wav
-from tests.steps.test_dataset import COLUMNS, reasons, row
 from tests.support import zenodo
+from tests.support.datasets import COLUMNS, reasons, row
 from tests.support.project import STUDENTS, Project
+from tests.support.sonyc_ust import nineteen, pin, publish, wav
 
 TRAIN, VALIDATE, TEST, AGREED = 36, 30, 69, 12  # AGREED of validate have a row of annotator 0
 HEARD = [[f"{category}-1"] for category in (1, 3, 4, 5, 6, 7, 8)] + [["1-1", "7-1"]]

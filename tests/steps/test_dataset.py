@@ -2,76 +2,25 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
-import iusp
-from iusp.config.params import load
 from iusp.data.labels import derive_labels, read_annotations
-from iusp.data.taxonomy import read_taxonomy
 from iusp.errors import InputError
 from iusp.io import files
-from iusp.reporter import Reporter
 from iusp.steps import dataset
+from tests.support.datasets import DEFAULTS, RATE, TAXONOMY, config, ingest, make, reasons, recordings, row
+from tests.support.files import tree
 from tests.support.listener import Listener
-
-ROOT = Path(iusp.__file__).parent
-DEFAULTS = load(ROOT.parent / "params.yaml").dataset
-TAXONOMY = read_taxonomy(ROOT / "data/taxonomy.yaml")
-RATE = 8000
-COLUMNS = [f"{tag}_presence" for tag in TAXONOMY.coarse_tags + TAXONOMY.all_fine_tags]
-
-
-def config(path, **changes):
-    return DEFAULTS.model_copy(update={"source": "folder", "path": str(path)} | changes)
-
-
-def row(name, split="train", annotator=1, sensor=None, heard=(), everything=False):
-    presences = {column: int(everything or column.startswith(tuple(heard))) for column in COLUMNS}
-    sensor = split if sensor is None else sensor
-    return {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": annotator} | presences
-
-
-def make(folder, rows, audio=None):
-    """Write a data set: an audio file (relative path → samples and rate) for every clip, unless others are given."""
-    (folder / "audio").mkdir(parents=True)
-    shutil.copy(ROOT / "data/taxonomy.yaml", folder)
-    pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
-    paths = sorted({f"audio/{row['audio_filename']}" for row in rows}) if audio is None else audio
-    for seed, path in enumerate(paths):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(seed)
-        channels, rate = 1 + seed % 2, RATE * (1 + seed % 3)
-        soundfile.write(folder / path, 0.1 * rng.standard_normal((rate, channels)), rate)
-    return folder
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def reasons(path):
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return dict(zip(table["audio_filename"], table["reason"], strict=True))
-
 
 NAMES = {"train": ["t1.wav", "t2.flac", "t3.ogg"], "validate": ["v1.wav", "v2.ogg"], "test": ["e1.flac"]}
 ROWS = [
     *(row(name, annotator=annotator, heard=["1-1"]) for name in NAMES["train"] for annotator in (1, 2)),
     *(row(name, split, 0, heard=["8-1", "2_"]) for split in ("validate", "test") for name in NAMES[split]),
 ]
-
-
-def recordings(output):
-    return output.with_name(f"{output.name}-recordings")
-
-
-def ingest(settings, output, workers=1):
-    return dataset.run(settings, output, recordings(output), Reporter(), workers)
 
 
 @pytest.fixture(scope="module")

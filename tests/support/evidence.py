@@ -16,6 +16,7 @@ from iusp.config.registration import Gate
 from iusp.data.taxonomy import read_taxonomy
 from iusp.evaluation.metrics import score
 from iusp.evaluation.predictions import write_predictions
+from iusp.io.files import write_json
 from iusp.registry.versions import Registry, register
 from tests.support.project import ROOT, merged
 
@@ -25,6 +26,7 @@ GATE: Gate = CONFIG.registration.gate
 EVALUATION = Evaluation(
     resamples=200, seed=0, calibration_clips=1, license="Apache-2.0", latency_runs=1, pictured_clips=0
 )
+GOOD, BETTER, BAD = 0.3, 0.25, 0.6  # noise of the scores of a good, a better and a bad network
 DEVICE_FILES = ("net_float32.onnx", "net_int8.onnx", "float32.onnx", "int8.onnx")
 
 
@@ -90,3 +92,31 @@ def register_version(
     tags |= {f"micro_auprc{end}": 0.7 for end in ENDS} | {f"macro_auprc{end}": 0.6 for end in ENDS}
     tags |= {"latency_ms.float32.onnx": 1.234, "bytes.int8.onnx": 20_000}
     return register(registry.client, registry.model_name, run.info.run_id, model, {**tags, **source})
+
+
+def evaluated(folder: Path, noise: float) -> None:
+    """What the dataset and evaluation steps leave for registration, of one student."""
+    write_json(folder / "dataset/dataset.json", {"digest": "data"})
+    for name in ("quarantine.csv", "unmatched.csv"):
+        (folder / "dataset" / name).write_text("")
+    evaluation = folder / "evaluation"
+    network = {"parameters": 5568, "macs": 1_600_000, "bytes": 22_272, "architecture": "plain", "sha256": "0123"}
+    network["coarse"] = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
+    student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
+    student |= {"validate_micro_auprc": {"0": 0.7}, "seeds_mean": 0.7, "seeds_std": 0.0}
+    metrics = {"split": "test", "clips": 8, "teacher": network, "students": {"small": student}}
+    write_json(evaluation / "metrics.json", metrics)
+    for name in ("latency.json", "report.html", "plots/one.png"):
+        (evaluation / name).parent.mkdir(exist_ok=True)
+        (evaluation / name).write_text("")
+    write_json(evaluation / "features.json", {"digest": "features"})
+    for name in ("teacher", "small-seed-0"):
+        write_json(evaluation / "networks" / name / "config.json", {})
+        (evaluation / "networks" / name / "record.csv").write_text(
+            "epoch,learning_rate,loss_labels,validate_micro_auprc\n1,0.001,0.5,0.7\n"
+        )
+    model = evaluation / "networks/small-seed-0/model"
+    (model / "extra_files").mkdir(parents=True)
+    for name in ("weights.safetensors", "config.json"):
+        (model / "extra_files" / name).write_text(f"{folder} {name}")
+    write_evidence(model / "evaluation", noise)

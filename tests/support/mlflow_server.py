@@ -3,7 +3,7 @@
 `mlflow server` takes seconds to import what it needs. One process does that once; what it forks is what `mlflow server`
 starts: uvicorn with MLflow's application, on sqlite, on loopback.
 
-    python -m faults.mlflow_server      a line on stdin (port, folder) forks a server, whose process id is printed
+    python -m tests.support.mlflow_server   a line on stdin (port, folder) forks a server and prints its process id
 """
 
 import os
@@ -56,7 +56,7 @@ def forking() -> Iterator["subprocess.Popen[str]"]:
     # Of somebody's own settings, and of the tests', nothing reaches a server.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
     with subprocess.Popen(
-        [sys.executable, "-m", "faults.mlflow_server"],
+        [sys.executable, "-m", "tests.support.mlflow_server"],
         env=clean | {"PYTHONPATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """A copy of the project with small settings, in which tests run commands as a user does."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -54,6 +55,10 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in changes.items()
     }
+
+
+def ran(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
 
 
 class Project:

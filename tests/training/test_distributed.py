@@ -24,18 +24,8 @@ from iusp.steps import teacher
 from iusp.training import distributed
 from iusp.training.data import batches, epoch_order
 from iusp.training.knowledge import KnowledgeRequest, write_knowledge
-from tests.training.test_loop import (
-    AUGMENTATION,
-    TAXONOMY,
-    TEACHER,
-    VIEWS,
-    changed,
-    make,
-    record,
-    teach,
-    training_data,
-    tree,
-)
+from tests.support.files import tree
+from tests.support.training import AUGMENTATION, TAXONOMY, TEACHER, VIEWS, changed, make, record, teach, training_data
 
 # Nine clips are five and four.
 CONFIG = changed(TEACHER, batch_size=9, epochs=3)

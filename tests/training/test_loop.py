@@ -5,167 +5,53 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import iusp
 from iusp import models
-from iusp.config.augmentation import Augmentation, Augmentations
 from iusp.config.methods import METHODS
-from iusp.config.students import Distillation, Student, TappedLayers, Weights, recipe
-from iusp.config.teacher import Teacher
-from iusp.config.training import Training
-from iusp.data.labels import SPLITS
-from iusp.data.taxonomy import read_taxonomy
+from iusp.config.students import Weights, recipe
 from iusp.distillation.losses import DistillationLosses
 from iusp.distillation.method import Outputs, Subject
 from iusp.distillation.skill import cluster_layers
 from iusp.errors import InputError
 from iusp.features.augmentation import augment, draw_view
 from iusp.features.packed import read_features
-from iusp.io.files import sha256
 from iusp.models.inference import predict
 from iusp.models.maps import clip_embedding
 from iusp.reporter import Reporter
-from iusp.steps import student, teacher
-from iusp.training.data import TrainingFolders, batches, epoch_order, read_training_data
+from iusp.steps import teacher
+from iusp.training.data import batches, epoch_order
 from iusp.training.knowledge import EMBEDDING_DIMENSIONS, ask, read_knowledge
 from iusp.training.loop import label_loss
 from iusp.training.networks import choose_device, new_network
-from tests.support.listener import Listener
-
-ROOT = Path(iusp.__file__).parent
-TAXONOMY = read_taxonomy(ROOT / "data/taxonomy.yaml")
-CLIPS = {"train": 24, "validate": 14, "test": 0}
-FRAMES, BANDS = 26, 16
-FRONT_END = {
-    "sample_rate": 8000,
-    "clip_seconds": 0.5,
-    "window_length": 256,
-    "hop_length": 160,
-    "mel_bands": BANDS,
-    "low_hz": 50.0,
-    "high_hz": 4000.0,
-    "log_offset": 1e-6,
-    "clips_per_shard": 10,
-}
-
-
-def changed(config, **changes):
-    return config.model_copy(update={"training": config.training.model_copy(update=changes)})
-
-
-TRAINING = Training(
-    epochs=4,
-    batch_size=8,
-    learning_rate=0.01,
-    weight_decay=0.01,
-    patience=4,
-    precision="float32",
-    device="cpu",
-    threads=1,
+from tests.support.files import tree
+from tests.support.training import (
+    ALONE,
+    AUGMENTATION,
+    CLIPS,
+    COMMON,
+    EARLIER,
+    FRONT_END,
+    LONG,
+    LONG_COMMON,
+    ROOT,
+    TAXONOMY,
+    TEACHER,
+    TRAINING,
+    VIEWS,
+    WATCHING,
+    changed,
+    folders,
+    learn,
+    make,
+    record,
+    teach,
+    training_data,
 )
-TEACHER = Teacher(
-    architecture="plain",
-    parameters=7000,
-    tags="both",
-    seed=0,
-    views=3,
-    knowledge=["logits", "pooled", "similarity", "embedding", "attention", "hints"],
-    layers=[1, 2, 3],
-    training=TRAINING,
-)
-VIEWS = Augmentation(
-    roll=True, gain_db=3.0, mixup=0.4, time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=2
-)
-AUGMENTATION = Augmentations(teacher=VIEWS.model_copy(update={"mixup": 0.8, "gain_db": 0.0}), views=VIEWS)
-COMMON = Distillation(
-    weights=Weights(**dict.fromkeys(METHODS, 1.0) | {"sp": 30.0, "iusp": 20.0}),
-    layers=TappedLayers(**{method: [1] for method in TappedLayers.model_fields} | {"skill": [1, 2, 3]}),
-    temperature=2.0,
-    knowledge="cached",
-    training=TRAINING,
-)
-STUDENT = Student(architecture="cnn_lstm", parameters=1500, method="iusp+kd+sp", seeds=[0, 5])
-ALONE = STUDENT.model_copy(update={"seeds": [0]})
-LONG = Student(architecture="plain", parameters=2500, method="iusp+kd+sp+fitnet+inter+vic", seeds=[0])
-# Weights so small that a method only watches what the labels teach.
-WATCHING = 1e-6
-EARLIER = {method: [1, 3] for method in TappedLayers.model_fields} | {"skill": [1, 2, 3]}
-LONG_COMMON = changed(COMMON, epochs=30, patience=30, precision="bfloat16")
-
-
-def make(folder, seed=0):
-    """Write the two folders `dataset` and `features`: every coarse tag sounds in two bands of its own."""
-    rng = np.random.default_rng(seed)
-    names = {split: [f"{split}-{number:02d}.wav" for number in range(count)] for split, count in CLIPS.items()}
-    index = pd.DataFrame(
-        [(name, split) for split in SPLITS for name in names[split]], columns=["audio_filename", "split"]
-    )
-    fine = rng.random((len(index), len(TAXONOMY.all_fine_tags))) < 0.12
-    labels = index.copy()
-    presence = dict(zip(TAXONOMY.all_fine_tags, fine.T, strict=True))
-    coarse = {
-        tag: np.any([presence[name] for name in TAXONOMY.category_tags(category)], axis=0)
-        for category, tag in TAXONOMY.coarse.items()
-    }
-    for tag, present in (coarse | presence).items():
-        labels[tag] = present.astype("float32")
-    log_mel = rng.normal(-8, 1, (len(index), FRAMES, BANDS))
-    for number, present in enumerate(coarse.values()):
-        for row in np.flatnonzero(present):
-            start = rng.integers(FRAMES - 12)
-            log_mel[row, start : start + 12, 2 * number : 2 * number + 2] += 6
-    log_mel = log_mel.astype(np.float16)
-    for name in ("dataset", "features"):
-        (folder / name).mkdir(parents=True)
-    shutil.copy(ROOT / "data/taxonomy.yaml", folder / "dataset")
-    labels.to_parquet(folder / "dataset" / "labels.parquet", index=False)
-    index.to_parquet(folder / "features" / "index.parquet", index=False)
-    for split in SPLITS:
-        np.save(folder / "features" / f"{split}.npy", log_mel[index["split"] == split])
-    train = log_mel[index["split"] == "train"].reshape(-1, BANDS).astype(np.float64)
-    description = {
-        "config": FRONT_END,
-        "digest": f"{seed:064d}",
-        "mean": train.mean(axis=0).tolist(),
-        "std": train.std(axis=0).tolist(),
-        "clips": CLIPS,
-        "sha256": {split: sha256(folder / "features" / f"{split}.npy") for split in SPLITS},
-    }
-    (folder / "features" / "features.json").write_text(json.dumps(description))
-    return folder
-
-
-def folders(world):
-    return TrainingFolders(world / "dataset", world / "features")
-
-
-def teach(world, output, config=TEACHER, on_epoch=lambda row: None, progress=lambda *progress: None):
-    reporter = Listener(progress, lambda network, row: on_epoch(row))
-    return teacher.run(config, AUGMENTATION, folders(world), output, reporter)
-
-
-def learn(world, taught, output, config=STUDENT, common=COMMON, on_epoch=lambda seed, row: None, cores=2):
-    reporter = Listener(on_epoch=lambda network, row: on_epoch(int(network.removeprefix("small-seed-")), row))
-    inputs = student.StudentInputs(folders(world), taught)
-    return student.run(recipe("small", config, common), inputs, output, reporter, cores)
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def record(folder):
-    return pd.read_csv(folder / "record.csv")
-
-
-def training_data(world, tags="both"):
-    return read_training_data(folders(world), tags)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +120,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.training import test_loop as tests
+from tests.support import training as tests
 
 def die_at(epoch):
     def on_epoch(*arguments):
