@@ -11,7 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from iusp.cli.main import SECTIONS, main
-from tests.support.project import ROOT, Project, environment, merged
+from tests.support.local_servers import environment
+from tests.support.project import ROOT, Project, merged
 
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
 COMMANDS += ("models", "promote", "rollback", "history")

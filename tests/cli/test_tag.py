@@ -25,7 +25,7 @@ from iusp.errors import InputError
 from iusp.features.log_mel import log_mel
 from iusp.io.files import write_json
 from tests.support.exported import CONFIG, TAGS
-from tests.support.project import environment
+from tests.support.local_servers import environment
 
 RATE = 16000
 

@@ -15,7 +15,7 @@ from iusp.device.executorch import BATCH, NET, WHOLE, open_program, write_progra
 from iusp.errors import InputError
 from iusp.io.files import sha256, write_json
 from tests.support.exported import CONFIG, TAGS, network, normalised, recordings
-from tests.support.project import environment
+from tests.support.local_servers import environment
 
 
 def registered(folder: Path, architecture: str, tagger: models.Tagger) -> Path:

@@ -29,8 +29,8 @@ from iusp.io.files import sha256
 from iusp.registry.versions import fetch_artifacts
 from iusp.reporter import Reporter
 from tests.support import s3_servers
-from tests.support.local_servers import free_port
-from tests.support.project import ROOT, environment
+from tests.support.local_servers import environment, free_port
+from tests.support.project import ROOT
 from tests.support.releases import MODEL, NAMES, bucket, content, device_folder, put
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 

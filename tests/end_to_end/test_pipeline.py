@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.project import STEPS, STUDENTS, Project, environment, ran
+from tests.support.local_servers import environment
+from tests.support.project import STEPS, STUDENTS, Project, ran
 
 # Measured, named by MLflow, or made from such.
 NOT_REPRODUCED = {"latency.json", "measurements.json", "comparison.md", "report.html", "registration.json"}

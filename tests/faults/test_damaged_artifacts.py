@@ -19,7 +19,8 @@ from safetensors.torch import load, save
 
 from iusp.io.files import sha256
 from tests.support.damage import called, is_one_line, mutated
-from tests.support.project import Project, Tried, environment, merged
+from tests.support.local_servers import environment
+from tests.support.project import Project, Tried, merged
 
 Damaged = Iterator[tuple[str, bytes | None]]
 Make = Callable[[bytes], Damaged]

@@ -17,7 +17,8 @@ import yaml
 
 from iusp.data.taxonomy import read_taxonomy
 from tests.support.damage import HANG, mutated
-from tests.support.project import ROOT, SMALL, Tried, environment, merged
+from tests.support.local_servers import environment
+from tests.support.project import ROOT, SMALL, Tried, merged
 
 RATE = 8000
 RANDOM = random.Random(0)

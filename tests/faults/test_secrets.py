@@ -24,9 +24,9 @@ from mlflow import MlflowClient
 from iusp.cli.main import main
 from iusp.io.files import write_json
 from tests.support import s3_servers
-from tests.support.local_servers import free_port
+from tests.support.local_servers import environment, free_port
 from tests.support.mlflow_server import Server, forking
-from tests.support.project import Project, Tried, environment
+from tests.support.project import Project, Tried
 from tests.support.s3_servers import BUCKET, SECRET
 
 SECRETS = {

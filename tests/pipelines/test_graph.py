@@ -20,8 +20,8 @@ from iusp.config.params import load
 from iusp.registry.tracking import Tracker
 from pipelines.__main__ import main
 from tests.support.kubeflow_api import KubeflowApi, Progress
-from tests.support.local_servers import heed_interrupts
-from tests.support.project import ROOT, STUDENTS, Project, environment
+from tests.support.local_servers import environment, heed_interrupts
+from tests.support.project import ROOT, STUDENTS, Project
 
 STEPS = ("dataset", "features", "teacher", "student", "evaluation", "registration")
 # On a cluster, a step's parts are tasks of a loop.

@@ -26,8 +26,8 @@ from iusp.errors import InputError
 from pipelines import submit as module
 from pipelines.submit import RunFailedError, submit
 from tests.support.kubeflow_api import Failure, KubeflowApi, Progress
-from tests.support.local_servers import heed_interrupts
-from tests.support.project import ROOT, environment
+from tests.support.local_servers import environment, heed_interrupts
+from tests.support.project import ROOT
 
 SECRET = "s3cr3t.t0ken"
 PASSWORD = "pa55word"

@@ -36,8 +36,8 @@ from iusp.registry.export import export
 from iusp.registry.serving import MAX_BYTES, MAX_CLIPS, MAX_SECONDS
 from iusp.registry.versions import register
 from tests.support.exported import CONFIG, TAGS, Bomb, replaced
-from tests.support.local_servers import free_port, started
-from tests.support.project import ROOT, environment, merged
+from tests.support.local_servers import environment, free_port, started
+from tests.support.project import ROOT, merged
 
 RATE, NAME = 16000, "iusp-student"
 PAGE = (ROOT / "docs/serving.md").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from iusp.cli.main import main
-from tests.support.project import environment
+from tests.support.local_servers import environment
 
 LONGEST = 5000  # characters of a refusal
 HANG = 400  # seconds, after which a command is said to hang; nothing is timed

@@ -145,7 +145,7 @@ def base_archive() -> Path:
     def make(archive: Path) -> None:
         root = archive.with_suffix(".root")
         bootstrap = _needed("debootstrap", "debootstrap")
-        command = [bootstrap, "--variant=minbase", f"--include={packages}", "bookworm", root]
+        command: list[str | Path] = [bootstrap, "--variant=minbase", f"--include={packages}", "bookworm", root]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(root / "var/cache/apt/archives")
         subprocess.run(["tar", "--create", "--file", archive, "--directory", root, "."], check=True)
@@ -175,8 +175,8 @@ def s3_packages() -> Path:
         folder.mkdir()
         constraints = folder.with_suffix(".txt")
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder, "--constraint", constraints]
-        subprocess.run([*command, "moto[server]"], check=True)
+        options: list[str | Path] = ["--quiet", "--dest", folder, "--constraint", constraints]
+        subprocess.run([sys.executable, "-m", "pip", "download", *options, "moto[server]"], check=True)
 
     return _kept(f"moto-{pins['moto']}", make)
 

@@ -4,10 +4,12 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from benchmarks.executorch import normalise
 from iusp import models
@@ -15,6 +17,7 @@ from iusp.config.features import Features
 from iusp.device.conversion import NETS, WHOLE, write_onnx
 from iusp.device.package import write_package
 from iusp.features.log_mel import clip_length, frame_count, log_mel
+from iusp.models.layers import Tagger
 from iusp.sources.embedded import scene
 from tests.support.project import ROOT, SMALL, merged
 
@@ -32,7 +35,7 @@ def noise(config: Features, clips: int) -> torch.Tensor:
     return samples
 
 
-def network(architecture: str) -> models.Tagger:
+def network(architecture: str) -> Tagger:
     torch.manual_seed(0)
     tagger = models.build(architecture, models.ARCHITECTURES[architecture].WIDTHS[0], len(TAGS), CONFIG.mel_bands)
     with torch.no_grad():
@@ -52,7 +55,7 @@ def recordings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return clips, torch.stack([log_mel(one, CONFIG.sample_rate, CONFIG) for one in clips])
 
 
-def normalised(architecture: str, spectrograms: torch.Tensor) -> models.Tagger:
+def normalised(architecture: str, spectrograms: torch.Tensor) -> Tagger:
     tagger = network(architecture)
     normalise(tagger, spectrograms)
     return tagger
@@ -73,12 +76,12 @@ STUDENT = {
 }
 
 
-def calibrating() -> np.ndarray:
+def calibrating() -> NDArray[np.float16]:
     """Return log-mel spectrograms to calibrate int8 with."""
     return np.stack([log_mel(one, CONFIG.sample_rate, CONFIG).numpy() for one in noise(CONFIG, 4)]).astype(np.float16)
 
 
-def write_exported(folder: Path, calibration: np.ndarray) -> None:
+def write_exported(folder: Path, calibration: NDArray[np.float16]) -> None:
     """Write the package of a student."""
     write_onnx(network("plain"), CONFIG, calibration, folder)
     parity = {name: {"max_difference": 1e-7} for name in (*NETS, *WHOLE)}
@@ -111,5 +114,5 @@ def replaced(exported: Path, folder: Path, content: bytes) -> Path:
 
 
 class Bomb:
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("pwned"),)

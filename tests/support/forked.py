@@ -17,8 +17,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-HEAVY = ("torch", "mlflow", "pandas", "pyarrow", "scipy.signal", "matplotlib.figure", "rich.console")
-HEAVY += ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
+HEAVY = (
+    "torch",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "pandas",
+    "pyarrow",
+    "scipy.signal",
+    "matplotlib.figure",
+    "rich.console",
+)
 
 
 @cache
@@ -53,7 +62,8 @@ def serve() -> dict[str, Any]:
         if child := os.fork():
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         else:
-            return json.loads(line)
+            request: dict[str, Any] = json.loads(line)
+            return request
     sys.exit()
 
 

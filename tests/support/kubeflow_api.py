@@ -48,7 +48,8 @@ class Request:
     body: bytes
 
     def json(self) -> Json:
-        return json.loads(self.body)
+        document: Json = json.loads(self.body)
+        return document
 
 
 @dataclass
@@ -89,7 +90,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def checked(document: Json, model: type) -> Json:
+def checked(document: Json, model: Any) -> Json:
     """Refuse fields that the API does not have."""
     unknown = set(document) - set(model.attribute_map.values())
     if unknown:
@@ -99,18 +100,20 @@ def checked(document: Json, model: type) -> Json:
 
 def uploaded_file(request: Request) -> bytes:
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
-    for part in message_from_bytes(head + request.body).get_payload():
+    for part in message_from_bytes(head + request.body).walk():
         if part.get_param("name", header="content-disposition") == "uploadfile":
             if not str(part.get_filename()).endswith((".yaml", ".yml")):
                 raise Refusal(400, f"Failed to read a pipeline spec file: {part.get_filename()}")
-            return part.get_payload(decode=True)
+            content = part.get_payload(decode=True)
+            assert isinstance(content, bytes)
+            return content
     raise Refusal(400, "Failed to read pipeline from file")
 
 
 def pipeline_spec(content: bytes) -> Json:
     """Parse what the server would."""
     try:
-        first = next(iter(yaml.safe_load_all(content)))
+        first: Json = next(iter(yaml.safe_load_all(content)))
         spec = json_format.ParseDict(first, pipeline_spec_pb2.PipelineSpec())
     except (yaml.YAMLError, json_format.ParseError, TypeError, AttributeError) as error:
         raise Refusal(400, f"InvalidInputError: invalid pipeline spec: {error}") from None
@@ -387,6 +390,7 @@ class KubeflowApi:
                 raise Refusal(400, "Invalid input error: the version is another pipeline's")
             spec = version["pipeline_spec"]
         runtime = checked(sent.get("runtime_config", {}), kfp_server_api.V2beta1RuntimeConfig)
+        assert spec
         declared = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
         given = runtime.get("parameters", {})
         for name in given:

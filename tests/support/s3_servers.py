@@ -66,7 +66,7 @@ def serving(kind: str, folder: Path) -> Iterator[str]:
     port = free_port()
     programs = Path(sys.executable).parent
     if kind == "moto":
-        command = [programs / "moto_server", "-H", "127.0.0.1", "-p", str(port)]
+        command: list[str | Path] = [programs / "moto_server", "-H", "127.0.0.1", "-p", str(port)]
     else:
         (folder / "data").mkdir()
         # Not the system's: rclone serves S3 since version 1.65.
@@ -154,7 +154,7 @@ def proxying(server: str) -> Iterator[Proxy]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Proxy  # type: ignore[assignment]
+    server: Proxy
 
     def do_HEAD(self) -> None:
         self._pass_on(Fault())

@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 from mlflow import MlflowClient
 
-from tests.support.project import Project, environment, merged
+from tests.support.local_servers import environment
+from tests.support.project import Project, merged
 
 SETTINGS: dict[str, Any] = {
     "dataset": {"clips": {"train": 32, "validate": 12, "test": 12}},
@@ -159,6 +160,7 @@ def registered(uri: str) -> dict[str, Any]:
     """What MLflow holds, without the identifiers and times that it gave: runs by parent and name, and versions."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("iusp")
+    assert experiment
     runs = client.search_runs([experiment.experiment_id])
     names = {run.info.run_id: run.info.run_name for run in runs}
     keys = {
@@ -189,7 +191,7 @@ def registered(uri: str) -> dict[str, Any]:
     return {"runs": found, "versions": versions, "aliases": {name: int(version) for name, version in aliases.items()}}
 
 
-def _artifacts(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int]]:
+def _artifacts(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int | None]]:
     for one in client.list_artifacts(run_id, path):
         if one.is_dir:
             yield from _artifacts(client, run_id, one.path)

@@ -109,7 +109,7 @@ def serving(folder: Path, version: int | str) -> Iterator[Zenodo]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Zenodo  # type: ignore[assignment]
+    server: Zenodo
 
     def do_GET(self) -> None:
         parts = unquote(self.path).removeprefix("/").split("/")
