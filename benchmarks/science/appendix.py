@@ -7,8 +7,9 @@ import pandas as pd
 
 from benchmarks.pages import table
 from benchmarks.science.conclusions import COMPARISONS
+from benchmarks.science.grid import CORE
 from benchmarks.science.statistics import Mean, Ratio, gap_closed, mean_of, relative_gain
-from benchmarks.science.study import CORE, SETTING, Setting, Study, rank, title
+from benchmarks.science.study import SETTING, Setting, Study, rank, title
 from benchmarks.science.tables import ABSENT, by_size, effect, share, spread, tested, tested_rows
 from iusp.device.drift import holm
 

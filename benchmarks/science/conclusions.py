@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.pages import table
+from benchmarks.science.grid import CORE
 from benchmarks.science.statistics import Mean
-from benchmarks.science.study import CORE, Setting, Study, title
+from benchmarks.science.study import Setting, Study, title
 from benchmarks.science.tables import ABSENT, effect, listed, short_effect, spread
 from iusp.device.drift import holm
 

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.science.grid import CORE
 from benchmarks.science.statistics import Mean
-from benchmarks.science.study import CORE, Setting, Study, title
+from benchmarks.science.study import Setting, Study, title
 from iusp.evaluation.plots import STYLE
 from iusp.io.files import atomic
 

@@ -6,8 +6,9 @@ from benchmarks.pages import write_page
 from benchmarks.science.appendix import beyond, record, section
 from benchmarks.science.conclusions import advice, all_differences, best_methods, conclusions, main_table
 from benchmarks.science.figures import draw_methods, draw_overview, draw_regimes
+from benchmarks.science.grid import CORE
 from benchmarks.science.methods_page import methods_page
-from benchmarks.science.study import CORE, Study, rank, read_study, title
+from benchmarks.science.study import Study, rank, read_study, title
 from benchmarks.science.targets import targets
 
 ENOUGH_SEEDS = 5

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.science.grid import COLUMNS, EMBEDDED
 from benchmarks.science.statistics import Mean, mean_of
 from iusp.config.methods import METHODS
 from iusp.errors import InputError
@@ -17,15 +18,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = yaml.safe_load(Path(__file__).with
 """Source and equation of each method, and of those that were tried and not kept."""
 METHOD_NAMES = tuple(dict.fromkeys(["labels", *METHODS, *REFERENCES]))
 """All methods without combinations, in the order of the tables."""
-CORE = ("labels", "kd", "sp", "iusp", "iusp+kd")
-"""The methods that the main questions are about."""
-EMBEDDED = "embedded"
 FAMILIES = {"cnn_lstm": "CNN-LSTM"}
-COLUMNS = (
-    *("stage", "data", "student", "architecture", "parameters", "method", "variant", "weights", "augmentation"),
-    *("epochs", "batch_size", "learning_rate", "seed", "kept_epoch", "validate_micro_auprc", "micro_auprc"),
-    *("macro_auprc", "cpu_seconds"),
-)
 SETTING = ["data", "student", "augmentation", "epochs", "batch_size"]
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.pages import table
+from benchmarks.science.grid import EMBEDDED
 from benchmarks.science.statistics import Ratio, gap_closed
-from benchmarks.science.study import EMBEDDED, Setting, Study
+from benchmarks.science.study import Setting, Study
 from benchmarks.science.tables import effect, share
 
 LARGEST, SHARE = 100_000, 0.8

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.science.__main__ import (
+from benchmarks.science.grid import (
     CORE,
     SEARCH,
     SEEDS,
     SIZES,
+    Choice,
     Record,
     Run,
     mains,
@@ -85,8 +86,8 @@ def test_every_search_has_the_same_budget_and_goes_beyond_an_edge_twice(record: 
 def test_an_inner_best_ends_the_search(searched_record: Record) -> None:
     assert not list(searches(searched_record, "embedded", SEARCH))
     chosen = searched(searched_record)
-    assert chosen("labels") == {"weights": "{}", "learning_rate": 0.01}
-    assert json.loads(chosen("iusp+kd")["weights"]) == {"iusp": 30, "kd": 10}
+    assert chosen("labels") == Choice({}, 0.01)
+    assert chosen("iusp+kd").weights == {"iusp": 30, "kd": 10}
 
 
 def test_methods_are_compared_on_the_same_seeds_and_nothing_is_made_twice(searched_record: Record) -> None:
@@ -112,6 +113,6 @@ def test_methods_are_compared_on_the_same_seeds_and_nothing_is_made_twice(search
 
 def test_a_quick_study_takes_the_weights_of_the_pipeline() -> None:
     chosen = usual(load(ROOT / "params.yaml"))
-    assert json.loads(chosen("labels")["weights"]) == {}
+    assert chosen("labels").weights == {}
     weights = load(ROOT / "params.yaml").distillation.weights
-    assert json.loads(chosen("iusp+kd")["weights"]) == {"iusp": weights.iusp, "kd": weights.kd}
+    assert chosen("iusp+kd").weights == {"iusp": weights.iusp, "kd": weights.kd}

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from benchmarks.science.grid import COLUMNS
 from benchmarks.science.methods_page import methods_page
 from benchmarks.science.report import results_page, write_report
-from benchmarks.science.study import COLUMNS, METHOD_NAMES, read_study
+from benchmarks.science.study import METHOD_NAMES, read_study
 from iusp.errors import InputError
 
 TEACHERS = {"embedded": 0.81, "esc-ust": 0.55}
