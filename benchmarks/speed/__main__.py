@@ -1,8 +1,8 @@
 """Measure how fast everything is, and write docs/performance.md.
 
-python -m benchmarks.speed               all scripts
-python -m benchmarks.speed features …    some; the others' last results are kept
-python -m benchmarks.speed --render      only write the page again
+python -m benchmarks.speed               run all scripts
+python -m benchmarks.speed features …    run some scripts; the last results of the others are kept
+python -m benchmarks.speed --render      run none, only write the page
 """
 
 import argparse
@@ -16,35 +16,34 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.pages import DOCS, ROOT, table, write_page
 from iusp.io.files import write_json
 
-ROOT = Path(__file__).parents[2]
-RECORD = ROOT / "benchmarks" / "speed" / "performance.json"
-PAGE = ROOT / "docs" / "performance.md"
+RECORD = Path(__file__).with_name("performance.json")
 LIBRARIES = ("torch", "numpy", "scipy", "librosa", "soxr", "soundfile")
 
 SCRIPTS = {
     "features": """## Features
 
-From an audio file (44.1 kHz, 16 bit WAV) to log-mel frames, clip after clip on one core. The rival is what a user would
-write: `librosa.load(path, sr=16000)` and `librosa.feature.melspectrogram` with the same window, hop and bands. The
-front-end takes its spectra at the clip's own rate, so the limit of its own way has no resampling in it; the limit of
-the usual way has (soxr, as in librosa).""",
+From an audio file (44.1 kHz, 16-bit WAV) to log-mel frames, one clip after another on one core. The alternative is what
+a user would write: `librosa.load(path, sr=16000)` and `librosa.feature.melspectrogram` with the same window, hop and
+bands. The front-end computes spectra at the sample rate of the clip, so its lower bound (decoding, FFT and mel product)
+has no resampling. The lower bound of the usual way has (soxr, as in librosa).""",
     "distillation": """## Distillation
 
-Epochs of a student on one thread, with the teacher's stored knowledge, with labels alone, and with the teacher in the
-loop (`distillation.knowledge: online`).""",
+Epochs of a student on one thread: with the stored knowledge of the teacher, with labels alone, and with the teacher in
+the training loop (`distillation.knowledge: online`).""",
     "training": """## Training step
 
-Forward, backward, AdamW and the input pipeline on one thread. Plain is what PyTorch does by itself: float32 and
-contiguous. What bfloat16 gains hangs on the processor, which the machine's line names: `amx_bf16` multiplies matrices
-in it, `avx512_bf16` vectors only.""",
+Forward pass, backward pass, AdamW and the input pipeline on one thread. *Plain* is the default of PyTorch: float32,
+contiguous memory. The gain of bfloat16 depends on the processor, which is named below the tables: `amx_bf16` multiplies
+matrices in bfloat16, `avx512_bf16` only vectors.""",
     "scoring": """## Score and bootstrap
 
-Against the textbook: for each threshold, for each clip and tag, count.""",
+Compared with the textbook loop: for each threshold, count over all clips and tags.""",
     "overhead": """## The whole pipeline
 
-`make run` with the settings of params.yaml, from nothing.""",
+`make run` with the settings of params.yaml, from scratch.""",
     "growth": """## Growth
 
 The same steps on more and more clips.""",
@@ -54,7 +53,7 @@ The same steps on more and more clips.""",
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Run a script in a process of its own."""
+    """Run a script in a process of its own, and return what it found."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.speed.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -67,64 +66,68 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def number(value: float, unit: str) -> str:
-    """Write three digits and the unit."""
+    """Return a number with three digits, and its unit."""
     return f"{value:,.0f}{unit}" if abs(value) >= 100 else f"{value:.3g}{unit}"
 
 
-def table(rows: list[list[str]]) -> str:
-    """Write a table; the first row is its head."""
-    head, *body = rows
-    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def met(one: dict[str, Any]) -> bool:
-    """Tell whether a figure reaches its target."""
-    return bool(one["value"] <= one["target"] if one["at_most"] else one["value"] >= one["target"])
+def met(figure: dict[str, Any]) -> bool:
+    """Return whether a figure reaches its target."""
+    value, target = figure["value"], figure["target"]
+    return bool(value <= target if figure["at_most"] else value >= target)
 
 
 def figures(found: dict[str, Any]) -> Iterator[list[str]]:
-    """The table's rows of one script."""
-    for one in found["figures"]:
+    """Yield the table rows of one script."""
+    for figure in found["figures"]:
         verdict = target = ""
-        if one["target"] is not None:
-            target = f"{'≤' if one['at_most'] else '≥'} {number(one['target'], one['unit'])}"
-            verdict = "met" if met(one) else "**missed**"
-        spread = "" if one["low"] == one["high"] else f"{one['low']:.3g} – {one['high']:.3g}"
-        yield [one["what"], target, number(one["value"], one["unit"]), spread, verdict]
+        if figure["target"] is not None:
+            target = f"{'≤' if figure['at_most'] else '≥'} {number(figure['target'], figure['unit'])}"
+            verdict = "met" if met(figure) else "**missed**"
+        spread = "" if figure["low"] == figure["high"] else f"{figure['low']:.3g} – {figure['high']:.3g}"
+        yield [figure["what"], target, number(figure["value"], figure["unit"]), spread, verdict]
 
 
 def page(record: dict[str, Any]) -> str:
     """Return docs/performance.md."""
-    aims = [one for name in SCRIPTS if name in record for one in record[name]["figures"] if one["target"] is not None]
-    missed = [one["what"] for one in aims if not met(one)]
-    text = "# Performance\n\nWritten by `make bench`; not by hand.\n\n"
-    text += f"Of {len(aims)} targets {len(aims) - len(missed)} are met."
+    aims = [
+        figure
+        for name in SCRIPTS
+        if name in record
+        for figure in record[name]["figures"]
+        if figure["target"] is not None
+    ]
+    missed = [figure["what"] for figure in aims if not met(figure)]
+    text = (
+        "# Performance\n\nThis page says how fast each part is, compared with the usual alternative. "
+        f"`make bench` writes it.\n\n{len(aims) - len(missed)} of {len(aims)} targets are met."
+    )
     text += " Missed:\n\n" + "\n".join(f"- {what}" for what in missed) + "\n" if missed else "\n"
     text += (
-        "\nWhat is compared takes turns on the same core, with the same clips. Ratios are of medians of CPU time; the "
-        "spread is the least and the greatest of the pairs.\n"
+        "\nThe alternatives take turns on the same core with the same clips. A ratio (×) is that of the medians of the "
+        "CPU time; its spread is the smallest and the largest ratio of a single turn.\n"
     )
-    for name, introduction in SCRIPTS.items():
-        if name not in record:
-            continue
-        found = record[name]
-        text += f"\n{introduction.strip()}\n"
-        if found["figures"]:
-            text += "\n" + table([["measured", "target", "value", "spread", ""], *figures(found)]) + "\n"
-        text += "".join(f"\n{note}\n" for note in found["notes"])
-        for caption, rows in found["profiles"].items():
-            text += f"\nProfile: {caption}\n\n{table(rows)}\n"
-        libraries = ", ".join(f"{library} {one}" for library, one in found["versions"].items() if library != "torch")
-        text += f"\n{found['machine']}, {libraries}; {found['date']}.\n"
-    return text
+    return text + "".join(
+        section(introduction, record[name]) for name, introduction in SCRIPTS.items() if name in record
+    )
+
+
+def section(introduction: str, found: dict[str, Any]) -> str:
+    """Return the part of the page that one script measured."""
+    text = f"\n{introduction.strip()}\n"
+    if found["figures"]:
+        text += "\n" + table(["measured", "target", "value", "spread", "verdict"], figures(found))
+    text += "".join(f"\n{note}\n" for note in found["notes"])
+    for caption, (head, *rows) in found["profiles"].items():
+        text += f"\nProfile: {caption}\n\n{table(head, rows)}"
+    libraries = ", ".join(f"{library} {number}" for library, number in found["versions"].items() if library != "torch")
+    return f"{text}\n{found['machine']}, {libraries}; {found['date']}.\n"
 
 
 def main() -> None:
-    """Measure what is asked for and write the page."""
+    """Run the scripts and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scripts", nargs="*", help=", ".join(SCRIPTS))
-    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--render", action="store_true", help="run no script; write the page from the last results")
     arguments = parser.parse_args()
     if unknown := set(arguments.scripts) - set(SCRIPTS):
         parser.error(f"no such script: {', '.join(sorted(unknown))}")
@@ -133,7 +136,7 @@ def main() -> None:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         record[name] = measure(name)
         write_json(RECORD, record)
-    PAGE.write_text(page(record))
+    write_page(DOCS / "performance.md", page(record))
 
 
 if __name__ == "__main__":

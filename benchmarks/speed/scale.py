@@ -1,10 +1,10 @@
-"""Scale: 1000, 10,000 and 100,000 generated clips through dataset, features, a view's knowledge and an epoch.
+"""Take 1,000, 10,000 and 100,000 generated clips through the steps dataset, features, teacher and student.
 
-python -m benchmarks.speed.scale                  writes scale.json and docs/scale.md (about an hour, 50 GB)
-python -m benchmarks.speed.scale --sizes 100,200     other sizes; writes nothing but prints the page
-python -m benchmarks.speed.scale --render            only write the page again
+python -m benchmarks.speed.scale                  write scale.json and docs/scale.md (about an hour, 50 GB)
+python -m benchmarks.speed.scale --sizes 100,200  measure other sizes, and only print the page
+python -m benchmarks.speed.scale --render         measure nothing, only write the page
 
-Each part has a process of its own, and what it found is kept: run again, the script goes on where it was stopped. The
+Each part runs in a process of its own, and its result is stored, so a stopped script continues where it stopped. The
 clips are those of the embedded data set, all different.
 """
 
@@ -27,7 +27,7 @@ import torch
 from kubernetes.utils.quantity import parse_quantity
 
 from benchmarks.machine import machine
-from benchmarks.speed.__main__ import table
+from benchmarks.pages import DOCS, table, write_page
 from benchmarks.speed.epochs import Setting, epoch, untrained_teacher
 from benchmarks.speed.growth import Memory
 from benchmarks.speed.timing import ROOT, WORK, settings
@@ -41,48 +41,52 @@ from iusp.training.data import TrainingData, TrainingFolders, batches, epoch_ord
 from iusp.training.knowledge import Knowledge, read_knowledge
 
 SIZES = (1000, 10_000, 100_000)
-RECORD, PAGE = ROOT / "benchmarks" / "speed" / "scale.json", ROOT / "docs" / "scale.md"
+RECORD = Path(__file__).with_name("scale.json")
 STUDENT = ("plain", 7000)
 CORES = os.cpu_count() or 1
-# AudioSet's size, and list prices of the usual clouds, in dollars.
+# The size of AudioSet, and list prices of common clouds in dollars.
 PLAN_CLIPS, PODS, CORE_HOUR, GB_MONTH = 2_000_000, 16, 0.04, 0.023
 WAV_BYTES = 882_044  # 10 s of 44.1 kHz, 16 bit
 ORDER = ("dataset", "features", "knowledge of a view", "teacher's epoch", "epoch", "input pipeline")
-TEACHER_CLIPS = 2000  # of its epoch: it takes as long for each clip, and long
+TEACHER_CLIPS = 2000  # of the teacher's epoch, which is slow and takes the same time for every clip
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where so many clips are taken through the pipeline."""
+    """The folders of one size.
+
+    Attributes:
+        size: number of clips.
+    """
 
     size: int
 
     @property
     def folder(self) -> Path:
-        """Holds all of it."""
+        """Folder with everything of this size."""
         return WORK / f"scale-{self.size}"
 
     @property
     def clips(self) -> dict[str, int]:
-        """Clips of each split."""
+        """Number of clips of each split."""
         held_out = self.size // 20
         return {"train": self.size - 2 * held_out, "validate": held_out, "test": held_out}
 
     @property
     def config(self) -> Config:
-        """params.yaml, on these clips."""
+        """Settings of params.yaml, applied to these clips."""
         return settings("dataset.source=folder", f"dataset.path={self.folder / 'source'}")
 
     def data(self, name: str) -> Path:
-        """Where a step writes."""
+        """Return the output folder of a step."""
         return self.folder / "data" / name
 
     def training(self) -> TrainingData:
-        """Open what networks are trained on."""
+        """Return the training data."""
         return read_training_data(TrainingFolders(self.data("dataset"), self.data("features")), "coarse")
 
     def knowledge(self, training: TrainingData) -> Knowledge:
-        """Open what the teacher knows of it."""
+        """Return the knowledge of the teacher."""
         return read_knowledge(self.folder, training)
 
 
@@ -139,13 +143,13 @@ def _epoch(place: Place) -> dict[str, float]:
 
 
 def _input_pipeline(place: Place, from_disk: bool = False) -> dict[str, float]:
-    """Make all batches of an epoch, and do nothing with them."""
+    """Make all batches of an epoch without training on them."""
     similarity = place.folder / "knowledge" / "view-000" / "similarity-1.npy"
     files = place.data("features") / "train.npy", similarity
     training = place.training()
     knowledge = place.knowledge(training)
     known = {"similarity-1": knowledge.read("similarity-1", 0)}
-    for path in files if from_disk else ():  # else they are in memory, as opening them has compared their SHA-256
+    for path in files if from_disk else ():  # they are in memory, because opening them verified their SHA-256
         _forget(path)
     view, order = knowledge.view(0), epoch_order(len(training.clips), 0, 0)
     size, device = place.config.distillation.training.batch_size, torch.device("cpu")
@@ -169,7 +173,7 @@ def _kept(place: Place) -> dict[str, float]:
 
 
 def _kill_and_resume(place: Place) -> dict[str, float]:
-    """Kill the features step (SIGKILL) when half of the shards are made, and start it again."""
+    """Kill the features step (SIGKILL) when half of the shards are written, and start it again."""
     folder, shards = place.folder, -(-place.size // place.config.features.clips_per_shard)
     shutil.rmtree(place.data("features"), ignore_errors=True)
     command = [sys.executable, "-m", "iusp", "--params", str(ROOT / "params.yaml"), "features"]
@@ -190,24 +194,24 @@ def _kill_and_resume(place: Place) -> dict[str, float]:
 
 
 def _made(folder: Path) -> dict[str, int]:
-    """Return when each shard was made, by its name."""
+    """Return the modification time of each shard, by name."""
     made = {}
     for parts in folder.glob("data/.features.work-*/parts"):
-        # The step packs and removes them while we look.
+        # The step packs and removes shards at the same time.
         with suppress(FileNotFoundError):
             made |= {one.name: one.stat().st_mtime_ns for one in os.scandir(parts) if one.name.endswith(".npy")}
     return {name: time for name, time in made.items() if not name.startswith(".")}
 
 
 def _forget(path: Path) -> None:
-    """Let the kernel drop its copy of a file, so that it is read from the disk again."""
+    """Drop the kernel's cached copy of a file, so that it is read from the disk again."""
     with path.open("r+b") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _read_from_disk() -> int:
-    """Return how many bytes this process has had read from disks."""
+    """Return the number of bytes that this process has read from disks."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
@@ -236,7 +240,7 @@ def page(record: dict[str, Any]) -> str:
     found, cores = record["sizes"], record["cores"]
     sizes = sorted(found, key=int)
     last, greatest, before = int(sizes[-1]), found[sizes[-1]], found[sizes[-2]]
-    times = [["part", *(f"{int(size):,} clips" for size in sizes), "ms per clip", "per clip, against a tenth"]]
+    times = [["part", *(f"{int(size):,} clips" for size in sizes), "ms per clip", "÷ time per clip at a tenth"]]
     peaks = [["part", *(f"{int(size):,} clips" for size in sizes), "growth, bytes per clip"]]
     each, growth, base = {}, {}, {}
     parts = [name for name in greatest if "seconds" in greatest[name]]
@@ -248,51 +252,50 @@ def page(record: dict[str, Any]) -> str:
         linear = each[name] / (before[name]["seconds"] / int(sizes[-2]))
         shown = name.replace("1 cores", "1 core")
         times.append([shown, *(f"{one:,.1f} s" for one in seconds), f"{1000 * each[name]:.2f}", f"{linear:.2f}×"])
-        # What ends before its memory is looked at has no peak.
+        # A part that ends before the first look at its memory has no peak.
         peaks.append([shown, *(f"{one / 2**20:,.0f} MiB" if one else "" for one in memory), f"{growth[name]:,.0f}"])
     waiting, cold = (each[name] / each["epoch"] for name in ("input pipeline", "input pipeline, from the disk"))
     came = greatest["input pipeline, from the disk"]["from disk"]
     killed, held = greatest["killed"], greatest["bytes"]
-    kept = [["kept of a clip", "bytes"], *([name, f"{held[name]:,.0f}"] for name in held)]
+    kept = [["stored for each clip", "bytes"], *([name, f"{held[name]:,.0f}"] for name in held)]
     return f"""# Scale
 
-Written by `python -m benchmarks.speed.scale`; not by hand. {record["machine"]}; {record["date"]}.
+This page says how time, memory and disk space grow with the number of clips, and what two million clips would need.
+`python -m benchmarks.speed.scale` writes it. Measured on {record["machine"]}; {record["date"]}.
 
-The clips are those of the embedded data set, all different: 10 s at 16 kHz, FLAC, as a folder of recordings. Each
-part has a process of its own. Its time is from its call to its return; its peak is of the memory of all its processes,
-with what Python and its libraries take, and without pages of files, which the kernel takes back when it needs them.
+The clips are those of the embedded data set, all different: 10 s at 16 kHz, as a folder of FLAC files. Each part runs
+in a process of its own. Time is wall time. Memory is the peak over all processes of the part, with Python and its
+libraries, without cached files, which the kernel can drop.
 
 ## Time
 
-{table(times)}
-
-The features step makes {1 / each["features, 1 cores"]:,.0f} clips per second on one core, and
+{table(times[0], times[1:])}
+The features step processes {1 / each["features, 1 cores"]:,.0f} clips per second on one core, and
 {1 / each[f"features, {cores} cores"]:,.0f} on {cores}.
 
 ## Memory
 
-{table(peaks)}
+{table(peaks[0], peaks[1:])}
+Only tables grow: name, checksum and labels of each clip, in the dataset step also its annotations (three for each
+training clip), and what pandas needs to sort and join them. Audio, features and knowledge are streamed.
 
-What grows are the tables: a clip's name, checksum and labels, in the dataset step also its annotations (three for each
-clip of train), and what pandas needs to sort and join them. Audio, features and knowledge are streamed.
+## After a kill
 
-## A kill
+The features step was killed (SIGKILL) when {killed["kept"]} of {killed["shards"]} shards were written, and started
+again. It wrote {killed["made again"]} of these shards a second time. A kill loses only the shards in progress, one
+for each worker.
 
-The features step, killed (SIGKILL) when {killed["kept"]} of {killed["shards"]} shards were made, and started again: of
-these, {killed["made again"]} were made again. What a kill loses is the shards in the making, one for each worker.
+## Waiting for data
 
-## Training streams
+The model waits while a batch is read from the packed file and augmented. For the smallest student ({STUDENT[0]}, at
+most {STUDENT[1]:,} parameters), for which it matters most, making the batches takes {waiting:.0%} of an epoch, and
+{cold:.0%} if the files are not in memory ({came:.0%} of their bytes then come from the disk).
 
-A batch is gathered from the packed file, augmented and handed over, and the model waits for that. Making an epoch's
-batches takes {waiting:.0%} of the epoch of the smallest student ({STUDENT[0]}, at most {STUDENT[1]:,} parameters), for
-which it matters most; {cold:.0%} if the files are not in memory ({came:.0%} of their bytes then come from the disk).
+## Disk space
 
-## On the disk
-
-{table(kept)}
-
-Knowledge is a constant number of bytes for each clip and view: SP's clips are hashed, IUSP's matrices are of the frames
-of one clip. Nothing is kept of a pair of clips.
+{table(kept[0], kept[1:])}
+Knowledge takes a constant number of bytes for each clip and view: for SP, the frames of a clip are hashed, and for
+IUSP, a matrix compares the frames of one clip. Nothing is stored for pairs of clips.
 
 {_plan(each, growth, base, held, cores)}"""
 
@@ -300,7 +303,15 @@ of one clip. Nothing is kept of a pair of clips.
 def _plan(
     each: dict[str, float], growth: dict[str, float], base: dict[str, float], held: dict[str, float], cores: int
 ) -> str:
-    """Return what PLAN_CLIPS would take, from each clip's seconds, bytes of memory and bytes on the disk."""
+    """Return what PLAN_CLIPS clips would need.
+
+    Args:
+        each: seconds for each clip, by part.
+        growth: bytes of memory for each clip, by part.
+        base: bytes of memory without any clip, by part.
+        held: bytes on the disk for each clip, by file.
+        cores: number of cores of the machine.
+    """
     config = settings()
     epochs, views = config.teacher.training.epochs, config.teacher.views
     shards = PLAN_CLIPS // config.features.clips_per_shard
@@ -313,7 +324,7 @@ def _plan(
         ("teacher, knowledge", 1, 1, views * each["knowledge of a view"], "knowledge of a view", knowledge, 0),
         (f"student ({STUDENT[0]}, iusp)", 1, 1, student, "epoch", 0, 0),
     ]
-    head = ["step", "pods", "core-hours", "hours", "GB of memory", "GB kept", "GB for a while"]
+    head = ["step", "pods", "core-hours", "hours", "GB of memory", "GB stored", "GB temporary"]
     rows, hours, sizes = [[*head, "computing, $", "storage, $ a month"]], {}, {}
     for name, pods, pod_cores, seconds, part, kept, passing in steps:
         core_hours = seconds * PLAN_CLIPS / 3600
@@ -348,36 +359,35 @@ def _plan(
     first = min(ends, key=ends.__getitem__)
     return f"""## A plan for {PLAN_CLIPS:,} clips
 
-AudioSet's size. From the figures above, per clip, with the defaults of params.yaml ({epochs} epochs, {views} views) and
-on cores like these. A core is taken at ${CORE_HOUR} an hour and storage at ${GB_MONTH} a GB and month, about what
-clouds ask; nothing of it has been run at this size.
+This is the size of AudioSet. The plan multiplies the figures above, for the defaults of params.yaml ({epochs} epochs,
+{views} views) and for cores like these. It assumes ${CORE_HOUR} for a core and hour, and ${GB_MONTH} for a GB and
+month, which are common cloud prices. Nothing was run at this size.
 
-{table(rows)}
+{table(rows[0], rows[1:])}
+The step *{slowest}* takes most of the time, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps; a
+GPU or `torchrun` shortens it. The step *{largest}* takes most of the storage,
+{sizes[largest] / sum(sizes.values()):.0%}. Recordings as WAV files of 44.1 kHz and 16 bit would take
+{WAV_BYTES / held["recordings"]:.1f} times the storage; [performance.md](performance.md) has the time of their
+features. Recordings that are downloaded into `dataset.sonyc_ust.keep`, or that come from a folder, are stored a
+second time there.
 
-Most of the time is *{slowest}*'s, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps, which a GPU or
-`torchrun` shortens; most of what is kept, {sizes[largest] / sum(sizes.values()):.0%}, is *{largest}*'s.
-Recordings are those above: as WAV of 44.1 kHz and 16 bit they would take {WAV_BYTES / held["recordings"]:.1f} times the
-storage, and [performance.md](performance.md) has the time of their features. Those that are fetched into
-`dataset.sonyc_ust.keep` or lie in a folder are there once more.
-
-On Kubeflow: `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among as many pods, and
-`kubeflow.work_claim` lets each go on where it was killed; the shards are there beside what they are merged into. The
-dataset step is one pod with as many workers as it has cores; students train side by side, one pod for each seed.
+On Kubeflow, `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among {PODS} pods. With
+`kubeflow.work_claim`, a killed pod continues where it stopped; the volume holds the shards beside the merged file. The
+dataset step is one pod with a worker for each core. Students train in parallel, in one pod for each seed.
 
 ## What breaks first
 
-`kubeflow.pod` and `kubeflow.steps` of params.yaml end a step with so many clips; evaluation and registration, which see
-the held-out clips only, are not measured:
+The limits in `kubeflow.pod` and `kubeflow.steps` of params.yaml stop a step at these numbers of clips. Evaluation and
+registration are not measured; they read only the held-out clips.
 
-{table(limits)}
-
-First, it is the {first}, at {ends[first]:,.0f} clips. A pod that runs out of time is tried {cluster.pod.retries} times;
-with `kubeflow.work_claim`, each goes on where the one before was ended.
+{table(limits[0], limits[1:])}
+The first limit is the {first}, at {ends[first]:,.0f} clips. A pod that runs out of time is retried
+{cluster.pod.retries} times; with `kubeflow.work_claim`, each retry continues where the last one stopped.
 """
 
 
 def _taken(place: Place) -> dict[str, Any]:
-    """Do each part in a process of its own, and keep what it found; done again, go on with the next one."""
+    """Run each part in a process of its own, and store what it found; a second call continues with the next part."""
     kept = place.folder / "found.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for part in (part for part in PARTS if part not in found):
@@ -390,10 +400,10 @@ def _taken(place: Place) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure each size in its own process, keep the record and write the page."""
+    """Measure each size and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="ascending, with commas in between")
-    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of clips, ascending, with commas")
+    parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the last results")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -409,7 +419,7 @@ def main() -> None:
             print(page(record))
             return
         write_json(RECORD, record)
-    PAGE.write_text(page(json.loads(RECORD.read_text())))
+    write_page(DOCS / "scale.md", page(json.loads(RECORD.read_text())))
 
 
 if __name__ == "__main__":
