@@ -25,7 +25,7 @@ def _show(table: Table) -> None:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """What we depend on: its licences, its known vulnerabilities, and the images' SBOM."""
+    """Check the licences and known vulnerabilities of all dependencies, and write the images' SBOM."""
 
 
 @main.command()
@@ -55,7 +55,7 @@ def sbom(output: Path) -> None:
 
 @main.command()
 def vulnerabilities() -> None:
-    """Look up the known vulnerabilities of all packages; fail if there is one that the policy does not bear."""
+    """Look up the known vulnerabilities of all packages, and fail if the policy does not accept one."""
     packages = bills.locked(ROOT)
     policy = load()
     found = known.look_up(packages)

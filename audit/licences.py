@@ -1,7 +1,7 @@
 """Licences of dependencies, judged by the policy.
 
-A licence is an SPDX expression: of `A OR B` one must be allowed, of `A AND B` both. What metadata list without saying
-which of the two is meant is taken for AND.
+A licence is an SPDX expression. For `A OR B`, one of the two must be allowed; for `A AND B`, both. Several licences in
+the metadata of a package count as AND.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from audit.policy import SPDX, Policy
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the policy says of a package.
+    """The verdict of the policy on a package.
 
     Attributes:
-        package: its name.
-        licence: an SPDX expression; empty if it is not known.
-        accepted: why it is taken although its licence is not allowed, if it is.
-        refused: why it is not taken, if it is not.
+        package: name of the package.
+        licence: SPDX expression of its licence; empty if unknown.
+        accepted: reason of an exception; empty if the licence is allowed or the package is refused.
+        refused: reason of the refusal; empty if the package is not refused.
     """
 
     package: str
@@ -33,11 +33,11 @@ def judge(packages: Mapping[str, tuple[str, ...]], policy: Policy) -> list[Judge
     """Judge the licences of all packages.
 
     Args:
-        packages: names as the lock has them, and the licences in their metadata.
-        policy: what it goes by. An entry that nothing needs is refused, too: it would be there for a later package.
+        packages: licences in the metadata of each package, by the name in the lock.
+        policy: rules to apply. An unused entry is refused, too, because it could silently admit a later package.
 
     Returns:
-        For each package, and for each entry of the policy that nothing needs.
+        One verdict per package and per unused entry of the policy.
     """
     unneeded = (policy.stated.keys() | policy.accepted.keys()) - packages.keys()
     return [

@@ -37,13 +37,13 @@ Licences = Annotated[frozenset[Expression], BeforeValidator(frozenset)]
 
 
 class Entry(BaseModel):
-    """A part of the policy: immutable, strict, an unknown key is an error."""
+    """A part of the policy: immutable and strict; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Stated(Entry):
-    """What a package's licence is, where its metadata tell it wrongly or not at all."""
+    """The licence of a package whose metadata lack it or state it wrongly."""
 
     metadata: Names
     licence: Expression
@@ -51,14 +51,14 @@ class Stated(Entry):
 
 
 class Accepted(Entry):
-    """A package that we take although its licence is not allowed."""
+    """A package that is accepted although its licence is not allowed."""
 
     licence: Expression
     reason: Reason
 
 
 class Borne(Entry):
-    """A known vulnerability that we live with, until a day at the latest."""
+    """A known vulnerability that is accepted until a date."""
 
     package: str
     until: date
@@ -70,10 +70,10 @@ class Policy(Entry):
 
     Attributes:
         allowed: SPDX licences, with their exceptions, that any dependency may have.
-        names: SPDX expressions for what metadata call licences otherwise.
-        stated: by package.
-        accepted: by package.
-        vulnerabilities: by identifier: CVE, GHSA or PYSEC.
+        names: SPDX expression for each other name of a licence in metadata.
+        stated: licences by package.
+        accepted: exceptions by package.
+        vulnerabilities: accepted vulnerabilities by identifier: CVE, GHSA or PYSEC.
     """
 
     allowed: Licences
@@ -87,7 +87,7 @@ def load(path: Path = POLICY) -> Policy:
     """Read the policy.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is not a valid policy.
     """
     try:
         policy = Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

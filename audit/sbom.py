@@ -1,4 +1,4 @@
-"""The images' SBOM: what the lock says, and what the installed packages' metadata add to it."""
+"""The SBOM of the images: the packages of the lock, with licences from the metadata of installed packages."""
 
 import json
 import re
@@ -24,10 +24,10 @@ VERSION = SchemaVersion.V1_6
 
 
 def locked(root: Path) -> dict[str, str]:
-    """Return name and version of each package of all locks (the images', the tools', the extras'), and of torch.
+    """Return name and version of every package of all locks, and of torch.
 
     Raises:
-        InputError: a file cannot be read, or pins torch to no version.
+        InputError: a file cannot be read, or requirements.in does not pin torch.
     """
     locks = (pins(path.read_text(encoding="utf-8")) for path in sorted(root.glob("requirements-*.lock")))
     return reduce(or_, locks, pins(image_requirements(root)))
@@ -71,20 +71,20 @@ def installed(python: Path) -> Document:
     """Return the SBOM of an environment.
 
     Args:
-        python: its interpreter.
+        python: interpreter of the environment.
     """
     return _cyclonedx("environment", str(python))
 
 
 def licences(environment: Document, packages: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return what the metadata of packages say of their licences: SPDX expressions, classifiers, other words.
+    """Return the licences in the metadata of packages: SPDX expressions, classifiers or free text.
 
     Args:
-        environment: SBOM of an environment that holds them.
-        packages: names and versions.
+        environment: SBOM of an environment with the packages.
+        packages: version of each package.
 
     Raises:
-        InputError: it does not hold one, or in another version.
+        InputError: the environment lacks a package, or has another version of it.
     """
     components = _by_name(environment)
     for name, version in packages.items():
@@ -105,15 +105,15 @@ def _by_name(document: Document) -> dict[str, Document]:
 
 
 def bill(root: Path, environment: Document, licence_of: dict[str, str]) -> Document:
-    """Return the images' SBOM (CycloneDX): valid, and the same for the same lock.
+    """Return the valid CycloneDX SBOM of the images, which is the same for the same lock.
 
     Args:
-        root: the project's folder.
-        environment: SBOM of an environment that holds the packages.
+        root: folder of the project.
+        environment: SBOM of an environment with the packages.
         licence_of: SPDX expression of each package.
 
     Raises:
-        InputError: CycloneDX's schema refuses it.
+        InputError: the SBOM does not follow CycloneDX's schema.
     """
     arguments = ("--spec-version", VERSION.to_version(), "--pyproject", str(root / "pyproject.toml"), "-")
     document = _cyclonedx("requirements", *arguments, text=image_requirements(root))

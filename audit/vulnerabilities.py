@@ -1,4 +1,4 @@
-"""Known vulnerabilities of dependencies, as pip-audit finds them, judged by the policy."""
+"""Known vulnerabilities of dependencies, which pip-audit finds and the policy judges."""
 
 import json
 import subprocess
@@ -15,13 +15,13 @@ from iusp.errors import InputError
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One that is known of a package.
+    """A known vulnerability of a package.
 
     Attributes:
-        package: its name.
-        version: that we have.
-        identifiers: CVE, GHSA, PYSEC; the first one is the database's own.
-        fixed_in: versions without it.
+        package: name of the package.
+        version: version in the lock.
+        identifiers: CVE, GHSA and PYSEC identifiers; the first one is the database's own.
+        fixed_in: versions that fix it.
     """
 
     package: str
@@ -31,18 +31,18 @@ class Vulnerability:
 
 
 def look_up(packages: Mapping[str, str]) -> list[Vulnerability]:
-    """Ask pip-audit's service (PyPI, or what PIP_AUDIT_VULNERABILITY_SERVICE says) for every package.
+    """Look up every package in the service of pip-audit (PyPI, or PIP_AUDIT_VULNERABILITY_SERVICE).
 
     Args:
-        packages: names and versions.
+        packages: version of each package.
 
     Raises:
-        InputError: the service does not answer, or does not know a package. It is never taken for a good sign.
+        InputError: the service does not answer, or does not know a package. Neither counts as "no vulnerability".
     """
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text("".join(f"{name}=={version}\n" for name, version in packages.items()), encoding="utf-8")
-        # Not strict, pip-audit passes what its service does not know, and calls that "no known vulnerabilities".
+        # Without --strict, pip-audit reports unknown packages as "no known vulnerabilities".
         command = [sys.executable, "-m", "pip_audit", "--requirement", str(requirements), "--no-deps", "--disable-pip"]
         command += ["--strict", "--format", "json", "--aliases", "on", "--desc", "off", "--progress-spinner", "off"]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
@@ -69,7 +69,7 @@ def look_up(packages: Mapping[str, str]) -> list[Vulnerability]:
 
 
 def borne(vulnerability: Vulnerability, policy: Policy, today: date) -> str:
-    """Return why, and until when, the policy bears a vulnerability; nothing if it does not."""
+    """Return why and until when the policy accepts a vulnerability, or an empty string if it does not."""
     for identifier in vulnerability.identifiers:
         entry = policy.vulnerabilities.get(identifier)
         if entry and entry.package == vulnerability.package and today <= entry.until:

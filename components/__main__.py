@@ -1,4 +1,4 @@
-"""`python -m components` writes components/README.md from the components' signatures and docstrings."""
+"""Write components/README.md from the signatures and docstrings of the components: `python -m components`."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ README = Path(__file__).with_name("README.md")
 
 
 def readme() -> str:
-    """Return the page: one section for each component, in the order of the graph."""
+    """Return the page, with one section per component in the order of the graph."""
     evaluation = evaluation_of({"name": [0]})
     components = (begin, dataset, features_part, features, teacher, student, evaluation, registration, finish)
     head = (
@@ -34,7 +34,7 @@ def _section(component: PythonComponent) -> str:
     spec = component.component_spec
     documented = parse(component.python_func.__doc__ or "")
     described = {param.arg_name: param.description for param in documented.params}
-    # What Kubeflow calls a value that is returned.
+    # Kubeflow's name of a returned value.
     described["Output"] = documented.returns.description if documented.returns else None
     rows = [
         f"| `{name}` | {direction} | {part.type.removeprefix('system.').split('@')[0]} | {described[name]} |\n"

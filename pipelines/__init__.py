@@ -1,1 +1,1 @@
-"""The Kubeflow graph, and the command line that compiles, runs and submits it."""
+"""The Kubeflow pipeline: its graph, and the commands that compile, run and submit it."""

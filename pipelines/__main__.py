@@ -15,16 +15,18 @@ from iusp.errors import InputError
 
 
 def changes(command: Any) -> Any:
-    """Add the options that say what is compiled."""
+    """Add the options that change the settings to compile."""
     command = click.option(
         "-S",
         "--set",
         "changes",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Instead of params.yaml's, such as teacher.training.epochs=30; may be given several times.",
+        help="Replace a setting of params.yaml, such as teacher.training.epochs=30; can be repeated.",
     )(command)
-    return click.option("--image", help="Image of all steps; else kubeflow.image and kubeflow.light_image.")(command)
+    return click.option("--image", help="Image of all steps.  [default: kubeflow.image and kubeflow.light_image]")(
+        command
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,11 +35,11 @@ def changes(command: Any) -> Any:
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("params.yaml"),
     show_default=True,
-    help="Settings of all steps, and of the cluster (`kubeflow`).",
+    help="Settings of all steps and of the cluster (section `kubeflow`).",
 )
 @click.pass_context
 def main(ctx: click.Context, params: Path) -> None:
-    """The pipeline of `dvc repro`, as a Kubeflow pipeline: compile it, run it here, or submit it to a cluster."""
+    """Compile the pipeline of `dvc repro` for Kubeflow, run it on this machine, or submit it to a cluster."""
     ctx.obj = params
 
 
@@ -51,7 +53,7 @@ def _config(ctx: click.Context, changed: tuple[str, ...], image: str | None) -> 
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="YAML to write.")
 @click.pass_context
 def compile_(ctx: click.Context, changes: tuple[str, ...], image: str | None, output: Path) -> None:
-    """Write the pipeline as Kubeflow reads it (IR YAML)."""
+    """Write the pipeline as a Kubeflow package (IR YAML)."""
     from pipelines.graph import check_source, write
 
     config = _config(ctx, changes, image)
@@ -62,14 +64,14 @@ def compile_(ctx: click.Context, changes: tuple[str, ...], image: str | None, ou
 
 @main.command()
 @changes
-@click.option("--docker", is_flag=True, help="In containers of the images, instead of processes.")
+@click.option("--docker", is_flag=True, help="Run each task in a container of its image instead of a process.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("kubeflow"),
     show_default=True,
-    help="Folder of the artifacts, by run, and of MLflow's database where MLFLOW_TRACKING_URI is unset.",
+    help="Folder for the artifacts of each run, and for MLflow's database if MLFLOW_TRACKING_URI is unset.",
 )
 @click.pass_context
 def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker: bool, output: Path) -> None:
@@ -81,7 +83,7 @@ def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker:
 
     config = _config(ctx, changes, image)
     if source := local_source(config):
-        # Tasks are started in other folders than this one.
+        # Tasks start in another working folder, so relative paths must become absolute.
         key, place = source
         config = _config(ctx, (*changes, f"{key}={json.dumps(str(place))}"), image)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,14 +95,19 @@ def run(ctx: click.Context, changes: tuple[str, ...], image: str | None, docker:
 @main.command()
 @changes
 @click.option(
-    "--host", required=True, help="Kubeflow Pipelines' address, such as https://kubeflow.example.org/pipeline."
+    "--host", required=True, help="Address of Kubeflow Pipelines, such as https://kubeflow.example.org/pipeline."
 )
-@click.option("--namespace", help="Of the run, where Kubeflow is shared by several users.")
-@click.option("--experiment", default="iusp", show_default=True, help="Kubeflow's experiment; created if need be.")
-@click.option("--run-name", help="[default: iusp, date and time; of a recurring run: iusp]")
-@click.option("--no-cache", is_flag=True, help="Compute every task anew.")
-@click.option("--wait", is_flag=True, help="Follow the run to its end, and fail if it fails.")
-@click.option("--schedule", metavar="CRON", help="Run again and again: '0 3 * * 1' is Mondays at 3:00.")
+@click.option("--namespace", help="Namespace of the run, if several users share Kubeflow.")
+@click.option(
+    "--experiment",
+    default="iusp",
+    show_default=True,
+    help="Kubeflow experiment of the run; created if it does not exist.",
+)
+@click.option("--run-name", help="Name of the run.  [default: iusp with date and time; iusp for a recurring run]")
+@click.option("--no-cache", is_flag=True, help="Run every task, even if Kubeflow has its outputs in the cache.")
+@click.option("--wait", is_flag=True, help="Wait until the run ends, and fail if it fails.")
+@click.option("--schedule", metavar="CRON", help="Run on a schedule: '0 3 * * 1' is Mondays at 3:00.")
 @click.pass_context
 def submit(
     ctx: click.Context,
@@ -116,8 +123,8 @@ def submit(
 ) -> None:
     """Upload the pipeline as a new version and run it on a cluster.
 
-    KF_PIPELINES_TOKEN holds a bearer token, KF_PIPELINES_SA_TOKEN_PATH names a file with one; SSL_CERT_FILE names
-    certificates of your own.
+    Set KF_PIPELINES_TOKEN to a bearer token, or KF_PIPELINES_SA_TOKEN_PATH to a file that contains one. Set
+    SSL_CERT_FILE to a file of certificates if the server uses your own authority.
     """
     from pipelines.graph import check_source, write
     from pipelines.submit import submit as submit_package
@@ -137,22 +144,28 @@ def submit(
 
 def _object_name(ctx: click.Context, option: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", value):
-        raise click.BadParameter(f"{value!r}: lower-case letters, digits and -, at most 63, as Kubernetes has it")
+        raise click.BadParameter(
+            f"{value!r}: must start with a lower-case letter, and have at most 63 lower-case letters, digits and -"
+        )
     return value
 
 
 @main.command()
 @changes
-@click.option("--name", callback=_object_name, default="iusp-teacher", show_default=True, help="Of the job.")
+@click.option("--name", callback=_object_name, default="iusp-teacher", show_default=True, help="Name of the job.")
 @click.option(
     "--claim",
     callback=_object_name,
     required=True,
-    help="Claim that holds the project's folder: params.yaml, data/, models/.",
+    help="Persistent volume claim with the project's folder: params.yaml, data/, models/.",
 )
-@click.option("--nodes", type=click.IntRange(1, 1000), default=1, show_default=True, help="Pods.")
+@click.option("--nodes", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of pods.")
 @click.option(
-    "--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="In each pod; one for each GPU."
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Number of processes in each pod; one per GPU.",
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="YAML to write.")
 @click.pass_context
@@ -166,7 +179,7 @@ def trainjob(
     processes: int,
     output: Path,
 ) -> None:
-    """Write a TrainJob of Kubeflow Trainer for a teacher too big for one process."""
+    """Write a Kubeflow Trainer TrainJob that trains the teacher in several processes."""
     import yaml
 
     from iusp.io.files import atomic

@@ -1,7 +1,7 @@
-"""The Kubeflow graph: the steps of dvc.yaml, one task for each seed of each student, and MLflow's books around them.
+"""The Kubeflow graph: the steps of dvc.yaml, with one task per seed of each student, between two tasks for MLflow.
 
-Everything that changes a result is an argument of a task or an artifact, so that Kubeflow may take a task's outputs
-from its cache. Settings of the cluster (`kubeflow` in params.yaml) and MLflow's address are neither.
+Everything that changes a result is an argument or an input artifact of a task, so that Kubeflow can cache outputs.
+Settings of the cluster (`kubeflow` in params.yaml) and MLflow's address change no result, and are neither.
 """
 
 import copy
@@ -28,12 +28,12 @@ from iusp.config.params import Config
 from iusp.errors import InputError
 from iusp.io.files import atomic
 
-# Steps that run without torch.
+# Steps that run in the image without torch.
 LIGHT = {"begin", "dataset", "registration", "finish"}
 # Steps that log to MLflow, and those that may read or write S3.
 TRACKED = {"begin", "teacher", "student", "registration", "finish"}
 STORING = {"begin", "dataset", "registration"}
-# Steps that a kill costs hours.
+# Steps that keep unfinished work, so that a retried pod continues instead of starting again.
 RESUMING = {"dataset", "features", "teacher", "student"}
 MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 STORAGE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -41,10 +41,10 @@ STORAGE_OPTIONS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"
 
 
 def check_source(config: Config) -> None:
-    """Check that a cluster's pods find the recordings.
+    """Check that pods of a cluster can reach the recordings.
 
     Raises:
-        InputError: they are in a folder of this machine.
+        InputError: the recordings are in a folder of this machine.
     """
     dataset, volume = config.dataset, config.kubeflow.volume
     if dataset.source == "sonyc-ust":
@@ -65,8 +65,8 @@ def write(config: Config, output: Path) -> None:
     """Compile the pipeline of a `params.yaml` to IR YAML.
 
     Args:
-        config: the whole of it.
-        output: file to write.
+        config: the checked settings of `params.yaml`.
+        output: path of the YAML file.
     """
     with atomic(output) as temporary:
         document = temporary.with_suffix(".yaml")
@@ -78,12 +78,12 @@ def build(config: Config) -> GraphComponent:
     """Build the pipeline of a `params.yaml`.
 
     Args:
-        config: the whole of it.
+        config: the checked settings of `params.yaml`.
     """
     settings = config.settings()
 
     def text(section: str | None = None) -> str:
-        """Return the settings, or a section of them, as a task's argument."""
+        """Return the settings, or one section, as the argument of a task."""
         return json.dumps(settings[section] if section else settings, sort_keys=True)
 
     cluster = config.kubeflow
@@ -122,7 +122,7 @@ def build(config: Config) -> GraphComponent:
                         features=log_mel,
                         teacher=knowledge,
                     )
-                    # No more than so many at once: each waits for the one that many places before it.
+                    # At most `parallelism` students train at once: each waits for the one that many places before it.
                     earlier = list(trained.values())[-cluster.parallelism :]
                     if len(earlier) == cluster.parallelism:
                         task.after(earlier[0])
@@ -158,7 +158,7 @@ def _named(component: BaseComponent, name: str) -> BaseComponent:
 
 
 def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
-    """Say of a task what its pod is made of, may see and may take."""
+    """Set the image, the resources, the secrets and the volumes of a task's pod."""
     cluster = config.kubeflow
     pod = cluster.pod_of(step)
     task.set_container_image(cluster.light_image if step in LIGHT else cluster.image)
@@ -173,9 +173,9 @@ def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
         kubernetes.add_node_selector(task, label, value)
     for toleration in pod.tolerations:
         kubernetes.add_toleration(task, **toleration.model_dump())
-    # No privilege escalation, no capabilities: Kubeflow sets that on every pod.
+    # Kubeflow itself forbids privilege escalation and drops all capabilities of every pod.
     kubernetes.set_security_context(task, cluster.user, cluster.user, True)
-    # None of these is an argument: that would keep the cache from being used.
+    # Environment variables, because arguments would change the cache key.
     kubernetes.use_field_path_as_env(task, "IUSP_EXECUTION", "metadata.labels['pipeline/runid']")
     if cluster.work_claim and step in RESUMING:
         kubernetes.mount_pvc(task, cluster.work_claim, "/work")
@@ -192,7 +192,7 @@ def _place(task: PipelineTask, step: str, config: Config) -> PipelineTask:
 
 
 def _secret(task: PipelineTask, name: str | None, keys: tuple[str, ...], optional: tuple[str, ...]) -> None:
-    """Give a task a secret's keys as environment variables of the same names."""
+    """Pass keys of a Kubernetes secret to a task as environment variables of the same names."""
     if name:
         kubernetes.use_secret_as_env(task, name, {key: key for key in keys})
         kubernetes.use_secret_as_env(task, name, {key: key for key in optional}, optional=True)

@@ -1,4 +1,4 @@
-"""The compiled graph on this machine: in processes, or in containers."""
+"""Run the compiled pipeline on this machine, in processes or in containers."""
 
 import io
 import os
@@ -19,15 +19,15 @@ from iusp.io.text import one_line
 from iusp.registry.tracking import Tracker
 from pipelines.graph import MLFLOW_KEYS, STORAGE_KEYS, STORAGE_OPTIONS
 
-# Whom containers run as where the caller is root.
+# User id of containers when the caller is root.
 NOBODY = 10001
 
 
 def local_source(config: Config) -> tuple[str, Path] | None:
-    """Return the folder of this machine, if any, that the dataset step reads, after the key that names it.
+    """Return the settings key and the path of the local folder that the dataset step reads, if there is one.
 
     Raises:
-        InputError: SONYC-UST is to be kept in a folder and has not been fetched.
+        InputError: the folder that keeps SONYC-UST does not exist yet.
     """
     dataset, sonyc_ust = config.dataset, config.dataset.sonyc_ust
     if dataset.source == "folder":
@@ -44,19 +44,19 @@ def local_source(config: Config) -> tuple[str, Path] | None:
 
 
 def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[Path, Path]:
-    """Run a compiled pipeline, task by task, each as Kubeflow would start it.
+    """Run a compiled pipeline task by task, starting each task as Kubeflow does.
 
-    MLflow is the server of MLFLOW_TRACKING_URI, or a database in `output`. A container has no root, no capability, and
-    nothing to write but `output` and /tmp; it has no network, unless MLflow or the recordings are on it.
+    MLflow is the server of MLFLOW_TRACKING_URI, or a database in `output`. A container does not run as root, has no
+    capabilities, and can write only to `output` and /tmp. It has a network only if MLflow or the recordings need one.
 
     Args:
-        package: the compiled pipeline.
-        config: what it was compiled from.
-        output: folder for the artifacts of this run.
-        containers: run each task in its image instead of a process.
+        package: path of the compiled pipeline.
+        config: settings that the pipeline was compiled from.
+        output: folder for the artifacts of all runs.
+        containers: whether each task runs in a container instead of a process.
 
     Returns:
-        What the evaluation step and the registration step wrote.
+        Folder of the evaluation step and file of the registration step.
 
     Raises:
         InputError: a task failed, or there is no Docker engine or image.
@@ -77,7 +77,7 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
     if containers:
         if uri.startswith("sqlite:") and not uri.startswith(f"sqlite:///{output}/"):
             raise InputError(
-                f"MLFLOW_TRACKING_URI: no container sees a database outside {output}; unset it, or start a server"
+                f"MLFLOW_TRACKING_URI: containers cannot open a database outside {output}; unset it, or start a server"
             )
         _check_images(config)
     (root / "workspace").mkdir(parents=True)
@@ -87,9 +87,9 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
         runner: Any = _docker(output, root, source, environment | secrets, remote)
     else:
         runner = local.SubprocessRunner(use_venv=False)
-        # It takes any image without "python" in its name for a mistake.
+        # kfp warns about every image without "python" in its name.
         warnings.filterwarnings("ignore", message="You may be attemping")
-    # Cluster settings that have no effect here are expected.
+    # kfp warns about cluster settings, which have no effect on this machine.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
     os.environ.update(environment)
     if uri == f"sqlite:///{output}/mlflow.db":
@@ -110,7 +110,7 @@ def run(package: Path, config: Config, output: Path, containers: bool) -> tuple[
 
 
 class _Heard(io.TextIOBase):
-    """Passes text on, and remembers the last error that a task printed."""
+    """A stream that passes text on and remembers the last error that a task printed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -127,15 +127,15 @@ class _Heard(io.TextIOBase):
 
 
 def _written(root: Path, name: str) -> Path:
-    # A container that fails at once can pass for a success (kubeflow/pipelines 13332).
+    # kfp can report a container that fails at once as a success (kubeflow/pipelines 13332).
     found = list(root.glob(f"*/{name}"))
     if not found:
-        raise InputError(f"{root}: no task wrote {name}; its own words are above")
+        raise InputError(f"{root}: no task wrote {name}; the output of the tasks above says why")
     return found[0]
 
 
 def _for_this_machine(package: Path) -> str:
-    """Return the pipeline without what is the cluster's: environment variables, and retries after a pause."""
+    """Return the pipeline without settings that only a cluster needs: environment variables and retries."""
     documents = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     for executor in documents[0]["deploymentSpec"]["executors"].values():
         executor["container"].pop("env", None)
@@ -155,12 +155,12 @@ def _check_images(config: Config) -> None:
         client.ping()
     except DockerException as error:
         reason = one_line(error)
-        raise InputError(f"no Docker engine; start one, or leave --docker out ({reason})") from None
+        raise InputError(f"no Docker engine answers; start one, or run without --docker ({reason})") from None
     for image in (config.kubeflow.image, config.kubeflow.light_image):
         try:
             client.images.get(image)
         except ImageNotFound:
-            raise InputError(f"{image}: no such image here; make images, or docker pull it") from None
+            raise InputError(f"{image}: the Docker engine has no such image; run make images or docker pull") from None
 
 
 def _docker(
@@ -170,7 +170,7 @@ def _docker(
 
     user = os.getuid() or NOBODY
     if user != os.getuid():
-        # What containers write to, and nothing else: a user may name a folder that holds other things.
+        # Only what containers write to changes its owner, because `output` may also contain other files of the user.
         database, artifacts = output / "mlflow.db", output / "mlruns"
         for path in (output, root, *root.rglob("*"), database, artifacts, *artifacts.rglob("*")):
             if path.exists():

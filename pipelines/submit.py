@@ -1,8 +1,8 @@
-"""Uploading a compiled pipeline to Kubeflow Pipelines and running it there, once or on a schedule.
+"""Upload a compiled pipeline to Kubeflow Pipelines and run it there, once or on a schedule.
 
-Who asks is known by KF_PIPELINES_TOKEN (a bearer token) or by KF_PIPELINES_SA_TOKEN_PATH (a file with one, read anew
-for each request, as Kubeflow projects it into its notebooks); SSL_CERT_FILE or REQUESTS_CA_BUNDLE names certificates
-of one's own; KF_PIPELINES_UI_ENDPOINT is the address for links, where people and programs reach Kubeflow differently.
+The token comes from KF_PIPELINES_TOKEN, or from the file that KF_PIPELINES_SA_TOKEN_PATH names. The file is read for
+each request, because Kubeflow renews it in its notebooks. SSL_CERT_FILE or REQUESTS_CA_BUNDLE names a file of
+certificates. KF_PIPELINES_UI_ENDPOINT is the address for links, if people reach Kubeflow at another address.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ from iusp.io.text import one_line
 
 TIMEOUT = (5, 30)  # seconds to connect, seconds between two bytes of the answer
 POLL = 5.0  # seconds
-PATIENCE = (5, 10, 20, 40, 60, 60, 60)  # seconds before each new try while waiting: a server may be restarted
+PATIENCE = (5, 10, 20, 40, 60, 60, 60)  # seconds before each retry while following a run, because a server may restart
 TOKEN, TOKEN_PATH = "KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"
 AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 ADDRESS = "check the address, which on a dashboard ends in /pipeline"
@@ -59,11 +59,11 @@ CRON = (
 
 
 class RunFailedError(InputError):
-    """The run ended otherwise than in success; the message names the tasks that failed, why, and the run's link."""
+    """The run did not succeed. The message names the failed tasks, the reasons and the link of the run."""
 
 
 class _UnavailableError(InputError):
-    """The server cannot answer now, and might in a minute."""
+    """The server cannot answer now; a retry may succeed."""
 
 
 def submit(
@@ -80,31 +80,31 @@ def submit(
 ) -> None:
     """Upload a compiled pipeline and run it.
 
-    The pipeline and the experiment are created unless they are there. A version is named by the package's digest, so
-    the same package is uploaded once.
+    The pipeline and the experiment are created if they do not exist. The digest of the package is the name of the
+    version, so the same package is uploaded only once.
 
-    A schedule is applied, not added: the recurring run of this name in this experiment is kept where it already runs
-    this package at these times, and is otherwise replaced. Replacing does not touch runs that it has begun. Times that
-    pass while the cluster is down or a run is still going are not made up for.
+    An experiment has at most one recurring run of a name. If it already runs this package at these times, it is kept;
+    otherwise it is replaced. Runs that it has started continue. Times that pass while the cluster is down, or while a
+    run is in progress, are skipped.
 
     Args:
         package: YAML file that the Kubeflow compiler wrote.
         pipeline_name: the pipeline's name in Kubeflow.
-        host: http:// or https:// address of Kubeflow Pipelines, up to where its pages' addresses have /#/.
-        namespace: Kubernetes namespace, where Kubeflow is shared by several users.
+        host: http:// or https:// address of Kubeflow Pipelines: the address of its pages up to /#/.
+        namespace: Kubernetes namespace, if several users share Kubeflow.
         experiment: name of the experiment that the run belongs to.
-        run_name: the name of the run, or of the recurring run.
-        caching: False computes every task anew; True leaves what the package says of each task.
-        wait: return when the run has succeeded, saying each change of state until then.
+        run_name: name of the run or of the recurring run.
+        caching: whether tasks may use Kubeflow's cache, as the package says.
+        wait: whether to return only when the run has succeeded, and to report each change of state until then.
         schedule: CRON expression, in the cluster's time zone (UTC by default), of five fields, or six with seconds.
-        say: is given each line that people should read.
+        say: called with each line that people should read.
 
     Raises:
-        RunFailedError: the run was waited for, and did not succeed.
-        InputError: an argument cannot be used, or Kubeflow cannot be reached or refuses; names the host.
+        RunFailedError: `wait` is set and the run did not succeed.
+        InputError: an argument is invalid, or Kubeflow cannot be reached or rejects the request.
     """
     if wait and schedule is not None:
-        raise InputError("a recurring run has no end that could be waited for: ask for wait or for a schedule")
+        raise InputError("--wait and --schedule cannot be combined, because a recurring run does not end")
     cron = None if schedule is None else _six_fields(schedule)
     content, tasks = _read(package, caching)
     server = _Server(host, namespace)
@@ -126,7 +126,7 @@ def submit(
 
 
 def _six_fields(schedule: str) -> str:
-    """Check a CRON expression, and return it with Kubeflow's field of seconds, which takes five fields otherwise."""
+    """Check a CRON expression, and return it with the leading field of seconds that Kubeflow expects."""
     fields = schedule.split()
     if len(fields) == 5:
         fields.insert(0, "0")
@@ -148,7 +148,7 @@ def _six_fields(schedule: str) -> str:
 
 
 def _read(package: Path, caching: bool) -> tuple[bytes, set[str]]:
-    """Return what is uploaded of a compiled pipeline, and the names of its tasks that run in a container."""
+    """Return the bytes to upload of a compiled pipeline, and the names of its tasks that run in containers."""
     try:
         content = package.read_bytes()
         documents = list(yaml.safe_load_all(content))
@@ -168,9 +168,9 @@ def _read(package: Path, caching: bool) -> tuple[bytes, set[str]]:
         UnicodeDecodeError,
     ) as error:
         reason = one_line(error, 200)
-        raise InputError(f"{package}: not a compiled pipeline ({reason}); compile it anew") from None
+        raise InputError(f"{package}: not a compiled pipeline ({reason}); compile it again") from None
     if not caching:
-        # Kubeflow has no such switch for a run of an uploaded version, and kfp's own misses the tasks inside loops.
+        # Kubeflow cannot disable the cache for a run of an uploaded version, and kfp's switch misses tasks in loops.
         for graph in graphs:
             for task in graph.values():
                 task["cachingOptions"] = {}
@@ -204,7 +204,7 @@ def _authorities() -> str | None:
 
 
 def _checked(host: str, token: str | None) -> str:
-    """Return an address that requests may go to, without a slash at its end."""
+    """Check the address of Kubeflow, and return it without a slash at its end."""
     try:
         parts = urlsplit(host)
         name = parts.hostname
@@ -223,7 +223,7 @@ def _checked(host: str, token: str | None) -> str:
 
 
 def _is_private(name: str) -> bool:
-    """Whether a host is this machine, or a service of the cluster that this pod is in."""
+    """Whether a host is this machine, or a service in the same cluster."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
@@ -231,7 +231,7 @@ def _is_private(name: str) -> bool:
 
 
 class _Client(kfp.Client):  # type: ignore[misc]
-    """kfp.Client without retries of its own: they repeat what cannot succeed, for half a minute and with tracebacks."""
+    """kfp.Client without its own retries, which repeat hopeless requests for half a minute and print tracebacks."""
 
     def _load_config(self, *arguments: Any) -> Any:
         configuration = super()._load_config(*arguments)
@@ -243,18 +243,18 @@ class _Client(kfp.Client):  # type: ignore[misc]
 
 
 class _Server:
-    """Kubeflow Pipelines at one address, whose errors are one line each."""
+    """Kubeflow Pipelines at one address. Each of its errors becomes a one-line message."""
 
     def __init__(self, host: str, namespace: str | None) -> None:
         self._token = _token()
         self.host = _checked(host, self._token)
         self.pages = (os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self.host).rstrip("/")
         if not self._token and os.environ.get("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
-            # kfp.Client would open a browser and wait for it.
+            # Otherwise kfp.Client opens a browser and waits.
             raise InputError(f"{host}: get a token of Identity-Aware Proxy, and set {TOKEN} to it")
         from_file = self._token and not os.environ.get(TOKEN)
         with self._readable("connect"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of every kfp.Client: that it speaks to version 2 only
+            warnings.simplefilter("ignore", FutureWarning)  # every kfp.Client warns that it supports version 2 only
             self._client = _Client(
                 host=self.host,
                 namespace=namespace or "kubeflow",
@@ -280,13 +280,13 @@ class _Server:
     def _ask(self, what: str, request: Callable[..., Any], **arguments: Any) -> Any:
         with self._readable(what):
             answer = request(_request_timeout=TIMEOUT, **arguments)
-        # kfp takes anything for an answer, in which then everything is None.
+        # kfp accepts a web page as an answer, and then returns an object full of None.
         if "json" not in str(self._client._run_api.api_client.last_response.getheader("content-type")):
             raise _UnavailableError(f"{self.host}: cannot {what}: {PAGE}")
         return answer
 
     def _refusal(self, error: Any) -> str:
-        """Say why the server refused a request, and what to do."""
+        """Return why the server rejected a request, and what to do."""
         body = error.body or ""
         said = _words(body.replace(self._token, "***") if self._token else body)
         if error.status == 401 or 300 <= error.status < 400:
@@ -304,7 +304,7 @@ class _Server:
         return f"refused ({error.status}){said}"
 
     def _find(self, what: str, request: Callable[..., Any], name: str, **arguments: Any) -> Any:
-        """Ask for a list of the things with a name."""
+        """List the objects that have a name."""
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
         return self._ask(what, request, filter=json.dumps({"predicates": [predicate]}), **arguments)
 
@@ -314,7 +314,7 @@ class _Server:
         found = self._find(what, api.pipeline_service_list_pipelines, name, **self._place()).pipelines
         if found:
             return str(found[0].pipeline_id)
-        # Uploading one with its first version would name that version like the pipeline.
+        # An upload that also creates the pipeline would give its first version the name of the pipeline.
         pipeline = V2beta1Pipeline(display_name=name, namespace=self._namespace)
         created = self._ask(f"create pipeline {name}", api.pipeline_service_create_pipeline, pipeline=pipeline)
         return str(created.pipeline_id)
@@ -399,7 +399,7 @@ class _Server:
         )
         create, delete = api.recurring_run_service_create_recurring_run, api.recurring_run_service_delete_recurring_run
         created = self._ask(f"create recurring run {name}", create, recurring_run=recurring)
-        # Only now, so that there is always a schedule.
+        # Deleted only now, so that there is always a schedule.
         for one in old:
             self._ask(f"delete the former recurring run {name}", delete, recurring_run_id=one.recurring_run_id)
         replaced = ", in place of the former one" if old else ""
@@ -407,18 +407,18 @@ class _Server:
 
 
 def _words(body: str) -> str:
-    """Return what a server's answer says to people, after a colon, or nothing."""
+    """Return the message in the body of a server's answer, after a colon, or an empty string."""
     try:
         answer = json.loads(body)
         words = answer.get("message") or answer.get("error_message") or answer.get("error") or ""
     except (ValueError, AttributeError):
-        # A proxy's page of HTML, or Go's words for a path that it does not know.
+        # Not a proxy's HTML page, and not Go's message for an unknown path.
         words = "" if "<" in body or "404 page" in body else body
     return f": {one_line(words, 300)}" if words else ""
 
 
 def _silence(error: Exception) -> str:
-    """Say why a server did not answer, and what to do."""
+    """Return why a server did not answer, and what to do."""
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, urllib3.exceptions.NameResolutionError):
         return "no such host; check the address, and the VPN if there is one"
@@ -437,13 +437,13 @@ def _silence(error: Exception) -> str:
 def _follow(
     server: _Server, run_id: str, run_name: str, tasks: set[str], link: str, say: Callable[[str], None]
 ) -> None:
-    """Say each change of state until a run has ended."""
+    """Report each change of state until a run has ended."""
     states: dict[str, str] = {}
     while True:
         run = _look(server, run_id, link, say)
         details = (run.run_details and run.run_details.task_details) or []
         now = {run_id: (f"run {run_name}", run.state)}
-        # The others are Kubeflow's own: a driver of each task, its pod, the graph around them.
+        # Other entries are Kubeflow's own: the driver of each task, its pod, and the graph around them.
         now |= {
             task.task_id: (f"task {task.display_name}", task.state) for task in details if task.display_name in tasks
         }
@@ -459,7 +459,7 @@ def _follow(
 
 
 def _look(server: _Server, run_id: str, link: str, say: Callable[[str], None]) -> Any:
-    """Return a run as it is now, with patience for what passes: restarts, networks, tokens about to be renewed."""
+    """Return the current state of a run. Restarts, network errors and expired tokens are retried."""
     for delay in PATIENCE:
         try:
             return server.look(run_id)
@@ -473,9 +473,9 @@ def _look(server: _Server, run_id: str, link: str, say: Callable[[str], None]) -
 
 
 def _causes(run: Any, details: list[Any], tasks: set[str]) -> str:
-    """Return the names of the tasks that failed with their messages; Kubeflow 2 often leaves messages out."""
+    """Return the names of the failed tasks with their messages, which Kubeflow 2 often omits."""
     failed = [task for task in details if task.state == "FAILED"]
-    # Where a task's driver failed, there is no task.
+    # If the driver of a task fails, the task itself does not appear.
     culprits = [task for task in failed if task.display_name in tasks] or [
         task for task in failed if str(task.display_name).removesuffix("-driver") in tasks
     ]

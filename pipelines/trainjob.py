@@ -1,18 +1,18 @@
-"""The teacher step as a TrainJob of Kubeflow Trainer (2.2 and later), for a teacher too big for one process.
+"""The teacher step as a TrainJob of Kubeflow Trainer (2.2 and later), for a teacher too large for one process.
 
-Each node runs `torchrun`, which Trainer tells of the others by PET_* variables. What the job reads and writes lies on a
-claim that all nodes mount: params.yaml and data/, and models/, which the first process writes.
+Each node runs `torchrun`, to which Trainer passes the addresses of the other nodes in PET_* variables. All nodes mount
+one volume claim with params.yaml and data/. The first process writes models/ to it.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# torchrun, by the name that depends on no script.
+# torchrun, started as a module because the script may not be on the path.
 TEACHER = ("python", "-m", "torch.distributed.run", "-m", "iusp", "teacher")
 # The ClusterTrainingRuntime, and where the claim is mounted in its pods.
 RUNTIME = "torch-distributed"
 FOLDER = "/project"
-# Trainer's name both of the job and of the container that trains; a patch finds them by it.
+# The name that Trainer gives to the job and to its training container; the patch below refers to it.
 NODE = "node"
 
 
@@ -33,23 +33,23 @@ def manifest(
     secrets: Mapping[str, str],
     optional_secrets: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the manifest, for `yaml.safe_dump`; it holds names of secrets, never a value.
+    """Return the manifest for `yaml.safe_dump`. It contains names of secrets, never their values.
 
     Args:
-        name: of the job, as a DNS label.
-        image: with torch, by digest.
-        claim: PersistentVolumeClaim with the project; ReadWriteMany where there are several nodes.
-        user: id that the processes, and the files they write, have; never root's.
-        nodes: pods.
-        processes_per_node: ranks in each pod; with GPUs, as many as it has.
-        cpu: cores of a pod, requested and limited, such as `8`.
-        memory: bytes of a pod, requested and limited, such as `32Gi`.
-        accelerators: of a pod, by the device plugin's name, such as `nvidia.com/gpu`.
-        timeout_seconds: a job that takes longer is ended.
-        node_selector: labels of the nodes that the pods may run on.
-        tolerations: taints that they bear, as Kubernetes writes them.
-        secrets: by environment variable, the Secret that has it as a key.
-        optional_secrets: likewise, but the key may be missing.
+        name: name of the job, a DNS label.
+        image: image with torch, pinned by digest.
+        claim: name of the PersistentVolumeClaim with the project; ReadWriteMany if there are several nodes.
+        user: user id of the processes and of the files that they write; never root's.
+        nodes: number of pods.
+        processes_per_node: number of processes in each pod; one per GPU if it has GPUs.
+        cpu: number of cores of a pod, both request and limit, such as `8`.
+        memory: memory of a pod, both request and limit, such as `32Gi`.
+        accelerators: number of accelerators of a pod by resource name, such as `nvidia.com/gpu`.
+        timeout_seconds: time limit of the job.
+        node_selector: labels that a node must have.
+        tolerations: tolerations of the pods, as Kubernetes writes them.
+        secrets: name of the Secret for each environment variable, which is also the key.
+        optional_secrets: the same for keys that the Secret may lack.
     """
     resources = {"cpu": cpu, "memory": memory} | {resource: str(count) for resource, count in accelerators.items()}
     variables = [(variable, secret, False) for variable, secret in secrets.items()]
@@ -59,7 +59,7 @@ def manifest(
         # A TrainJob cannot set the working folder.
         "command": ["sh", "-c", 'cd "$0" && exec "$@"', FOLDER],
         "args": list(TEACHER),
-        # Not in the patch below: Trainer refuses variables of its own container there.
+        # Not in the patch below, because Trainer rejects variables of its own container there.
         "env": [
             {
                 "name": variable,
@@ -90,7 +90,7 @@ def manifest(
             "runAsUser": user,
             "runAsGroup": user,
             "fsGroup": user,
-            # Else a large claim's files are all given to the group at every start.
+            # Otherwise Kubernetes changes the group of every file of the claim at each start.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -99,7 +99,7 @@ def manifest(
         "volumes": [
             {"name": "project", "persistentVolumeClaim": {"claimName": claim}},
             {"name": "tmp", "emptyDir": {}},
-            # Processes of a pod exchange gradients by NCCL through it; a container's own has 64 MiB.
+            # NCCL exchanges gradients between processes of a pod through it; the default of 64 MiB is too small.
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
         ],
         "containers": [container],

@@ -1,4 +1,4 @@
-"""`evaluation` of params.yaml."""
+"""Section `evaluation` of params.yaml."""
 
 from typing import Annotated
 
@@ -8,17 +8,17 @@ from iusp.config.base import Count, Section, Seed
 
 
 class Evaluation(Section):
-    """Intervals, cost and pictures."""
+    """Confidence intervals, cost and plots."""
 
     resamples: Annotated[int, Field(ge=10)]
-    """Bootstrap resamples of the clips."""
+    """Number of bootstrap resamples of the clips."""
     seed: Seed
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap's random numbers."""
     latency_runs: Count
-    """Timed runs per network; the median is reported."""
+    """Number of timed runs per network; the median is reported."""
     pictured_clips: Annotated[int, Field(ge=0)]
-    """Clips whose frame similarities are drawn."""
+    """Number of clips whose frame similarities are plotted."""
     calibration_clips: Count
-    """Training clips that tell int8 the range of every activation."""
+    """Number of training clips from which int8 quantization takes the range of every activation."""
     license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+() -]*$")]
     """Of the exported students' weights, an SPDX expression; the recordings' terms may ask for another."""

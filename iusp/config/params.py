@@ -1,4 +1,4 @@
-"""The whole of params.yaml: read, checked, with every wrong key named."""
+"""Read and check params.yaml as a whole. An error names every key that is wrong."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,24 +21,24 @@ from iusp.io.files import parse_yaml
 
 
 class Settings(Section):
-    """All of `params.yaml` that shapes a result."""
+    """The sections of `params.yaml` that influence results."""
 
     dataset: Dataset
-    """The recordings."""
+    """Where the recordings come from, and how annotations become labels."""
     features: Features
-    """The front-end."""
+    """The log-mel front-end."""
     augmentation: Augmentations
-    """Of training clips."""
+    """Random changes of training clips."""
     teacher: Teacher
-    """The large network."""
+    """The large network that students learn from."""
     distillation: Distillation
-    """What all students share."""
+    """Settings that all students share."""
     students: Annotated[dict[str, Student], Field(min_length=1)]
-    """The small networks, by name."""
+    """The students, by name."""
     evaluation: Evaluation
-    """The judgement."""
+    """How networks are measured."""
     registration: Registration
-    """The registry."""
+    """Names in MLflow, and the promotion gate."""
 
     def settings(self) -> dict[str, Any]:
         """Return all settings that shape a result, under the names of `params.yaml`."""
@@ -81,7 +81,7 @@ class Config(Settings):
     """The whole of `params.yaml`."""
 
     kubeflow: Kubeflow
-    """The cluster."""
+    """How Kubeflow runs the steps."""
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
@@ -89,11 +89,11 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
 
     Args:
         path: the file.
-        changes: `key.of.it=value` (YAML) to be used instead of what it says.
+        changes: settings that replace those of the file, such as `teacher.training.epochs=30`; values are YAML.
 
     Raises:
-        InputError: the file is missing, is not YAML, or a key is unknown, missing or ill-typed; every such key is
-            named by its path.
+        InputError: the file is missing or is not YAML, or a key is unknown, missing or of the wrong type. The message
+            gives the path of every such key.
     """
     try:
         document = parse_yaml(path.read_text(encoding="utf-8"))

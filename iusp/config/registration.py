@@ -1,4 +1,4 @@
-"""`registration` of params.yaml: MLflow, and the gate of promotion."""
+"""Section `registration` of params.yaml: names in MLflow, and the promotion gate."""
 
 from typing import Annotated, Literal
 
@@ -7,75 +7,76 @@ from pydantic import BeforeValidator, Field
 from iusp.config.base import Count, NonNegative, Positive, Section, Share, _number
 
 DeviceFile = Literal["net_float32.onnx", "net_int8.onnx", "float32.onnx", "int8.onnx"]
-"""Of what a version has for devices: the net alone, or from waveform to probabilities; in float32 or int8."""
+"""ONNX files of a version: `net_*` computes from log-mel, the others from the waveform; in float32 or int8."""
 
 
 class Floors(Section):
-    """Coarse AUPRC on the evaluated split that the champion must reach."""
+    """Lowest AUPRC of the champion on the evaluated split, over coarse tags."""
 
     micro_auprc: Share
-    """Micro average."""
+    """Lowest micro-averaged AUPRC."""
     macro_auprc: Share
-    """Macro average; it depends a little on the processor that evaluated (docs/promotion.md)."""
+    """Lowest macro-averaged AUPRC. Its last digits depend on the processor (docs/promotion.md)."""
     classes: dict[str, Share]
-    """AUPRC by coarse tag, of the classes that a release cares about."""
+    """Lowest AUPRC of single coarse tags, such as `{1_engine: 0.5}`."""
 
 
 class Budgets(Section):
-    """What the champion may cost."""
+    """Highest cost of the champion."""
 
     parameters: Count
-    """Of the network."""
+    """Highest number of parameters."""
     macs: Count
-    """Multiply-accumulates of one clip, without the front-end."""
+    """Highest number of multiply-accumulates per clip, without the front-end."""
     bytes: dict[DeviceFile, Count]
-    """Size by file for devices."""
+    """Highest size of each ONNX file, in bytes."""
     latency_ms: dict[DeviceFile, Positive]
-    """Median time of one clip on one thread, by file for devices."""
+    """Highest median time per clip and thread of each ONNX file, in milliseconds."""
 
 
 class Regression(Section):
-    """How much worse than today's champion the next one may be, on the same clips (micro AUPRC, paired bootstrap)."""
+    """How much worse than the current champion a version may be: micro AUPRC on the same clips, by paired bootstrap."""
 
     probability_worse: Share
-    """Largest acceptable probability of being worse."""
+    """Highest probability that the version is worse."""
     difference_low: Annotated[float, Field(ge=-1, le=0), BeforeValidator(_number)]
-    """The lower end of the difference's 95 % interval must not lie below."""
+    """Lowest acceptable lower end of the 95 % interval of the difference in AUPRC; 0 or negative."""
 
 
 class Parity(Section):
-    """How far the files for devices may be from the network."""
+    """How much the ONNX files may differ from the network."""
 
     max_difference: Positive
-    """Largest difference of a probability, of the float32 files."""
+    """Largest difference between a probability of a float32 file and of the network."""
     auprc_loss: NonNegative
-    """Largest loss of micro AUPRC, of the int8 files."""
+    """Largest loss of micro AUPRC of an int8 file."""
 
 
 class Gate(Section):
-    """What a version must pass to become the champion."""
+    """Conditions that a version must meet to become the champion."""
 
     floors: Floors
-    """How good it must be."""
+    """Lowest AUPRC."""
     budgets: Budgets
-    """What it may cost."""
+    """Highest cost."""
     regression: Regression
-    """Against today's champion."""
+    """Comparison with the current champion."""
     parity: Parity
-    """Between network and files for devices."""
+    """Comparison of the ONNX files with the network."""
 
 
 class Registration(Section):
-    """Names in MLflow, and what becomes the champion."""
+    """Names in MLflow, and the rules of promotion."""
 
     experiment: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    """Experiment that holds the runs."""
+    """Name of the MLflow experiment that holds the runs."""
     model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    """Registered model of which every student becomes a version; `<model_name>.promotions` keeps the history."""
+    """Name of the registered model; every student becomes a version. `<model_name>.promotions` keeps the history."""
     outage: Literal["keep", "fail"]
-    """While MLflow fails, training goes on, and the registration step delivers what is missing (`keep`); or the step
-    fails at once, and goes on from its last epoch when it is run again (`fail`). Registration itself always fails."""
+    """What a training step does while MLflow cannot be reached. `keep`: training continues, and the registration step
+    logs what is missing. `fail`: the step stops, and continues from its last epoch when it is run again. The
+    registration step always stops."""
     auto_promote: bool
-    """The registration step promotes the challenger if the gate lets it; otherwise `iusp promote` is a person's act."""
+    """Whether the registration step promotes a challenger that passes the gate. Otherwise, run `iusp promote`."""
     gate: Gate
-    """Thresholds of promotion."""
+    """Conditions for promotion."""

@@ -443,7 +443,7 @@ def test_schedules_that_are_refused_before_anything_is_sent(
 
 
 def test_a_schedule_cannot_be_waited_for(api: KubeflowApi, user: User) -> None:
-    assert "has no end" in user.refused(api.url, schedule="0 3 * * *", wait=True)
+    assert "--wait and --schedule cannot be combined" in user.refused(api.url, schedule="0 3 * * *", wait=True)
     assert not api.requests
 
 
