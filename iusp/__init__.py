@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# MLflow reads it as it is imported: nothing is sent home unless somebody has asked for it.
+# MLflow reads this variable when it is imported, and has no other switch. No usage data is sent unless the user asks.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def load(model: str | Path) -> "DeviceModel":
-    """Load a student to tag recordings with (`DeviceModel.tag`), without torch. Nothing of it is unpickled.
+    """Load a student that tags recordings (`DeviceModel.tag`). Needs no torch, and unpickles nothing.
 
     Args:
-        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION` of the registry that MLFLOW_TRACKING_URI names, whose
-            float32 network is fetched; or the path of `float32.onnx` or `int8.onnx`, which needs no MLflow.
+        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that MLFLOW_TRACKING_URI names; its
+            float32 network is downloaded. Or the path of `float32.onnx` or `int8.onnx`, which needs no MLflow.
 
     Raises:
-        iusp.errors.InputError: there is none, or it is damaged.
+        iusp.errors.InputError: the model does not exist or is damaged.
     """
     import tempfile
 

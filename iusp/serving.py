@@ -1,4 +1,4 @@
-"""The loader that registered versions name: MLflow imports it by this name for as long as a version lives."""
+"""The loader that registered versions name. MLflow imports it by this name, so the name must never change."""
 
 from iusp.registry.serving import _load_pyfunc
 

@@ -1,4 +1,4 @@
-"""A trained student as the MLflow model that is registered and served: data alone, of which nothing is unpickled."""
+"""Export of a trained student as the MLflow model that is registered and served. It contains no pickle."""
 
 import shutil
 import warnings
@@ -29,9 +29,10 @@ SIGNATURE = ModelSignature(
 
 
 def export(student: Path, output: Path) -> None:
-    """Write an MLflow model that `iusp.registry.serving` loads; its networks (`device/`) are written beside it.
+    """Write an MLflow model that `iusp.registry.serving` loads.
 
-    The student's weights, config and training record are kept in `extra_files/`.
+    Weights, config and training record of the student go to `extra_files/`. The networks that are served are not
+    written here: the evaluation step adds them as `device/`.
 
     Args:
         student: folder with `weights.safetensors`, `config.json` and `record.csv`.
@@ -39,7 +40,7 @@ def export(student: Path, output: Path) -> None:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")
-        # No index has iusp: a requirement of that name would be met by whoever takes it there.
+        # iusp is in no package index. As a requirement, the name could be taken there by anyone.
         mlflow.pyfunc.save_model(output, loader_module="iusp.serving", signature=SIGNATURE, pip_requirements=[])
     (output / "extra_files").mkdir()
     for name in ("weights.safetensors", "config.json", "record.csv"):

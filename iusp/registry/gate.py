@@ -1,13 +1,14 @@
-"""The gate: may a version become the champion? A function of what was measured of it, and of today's champion.
+"""The gate decides whether a version may become the champion.
 
-A version carries its measurements in `evaluation/`: `measurements.json`, its scores of the evaluated clips
-(`predictions.csv`) and what is true of them (`truth.csv`). Nothing is run again: what was registered is judged.
+It is a function of the measurements of the version and of today's champion. Each version carries them in `evaluation/`:
+`measurements.json`, its scores of the evaluated clips (`predictions.csv`) and the ground truth of these clips
+(`truth.csv`). No network runs again.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -33,12 +34,13 @@ Length = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
-    # What later versions of iusp add is no reason to refuse.
+    # Unlike `iusp.artifacts.evaluation.Measurements`, these classes hold only what the gate needs, so that it can read
+    # versions that an older or a newer iusp registered.
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
 class Coarse(_Part):
-    """AUPRC on the coarse tags; `classwise` by category id."""
+    """AUPRC on the coarse tags; `classwise` holds the AUPRC of each category, by its id."""
 
     micro_auprc: Share
     macro_auprc: Share
@@ -46,21 +48,21 @@ class Coarse(_Part):
 
 
 class Latency(_Part):
-    """Milliseconds for one clip: the median, and what one in twenty exceeds."""
+    """Milliseconds for one clip: median and 95th percentile."""
 
     p50: Length
     p95: Length
 
 
 class Parity(_Part):
-    """How far a file for devices is from the network: in probability, and (int8) in micro AUPRC."""
+    """Difference of a file for devices from the network: largest in probability, and for int8 in micro AUPRC."""
 
     max_difference: Length
     auprc_loss: Finite | None = None
 
 
 class Measurements(_Part):
-    """`measurements.json`; `bytes`, `latency_ms` and `parity` are by file for devices."""
+    """`measurements.json`; `bytes`, `latency_ms` and `parity` have an entry for each file for devices."""
 
     split: str
     coarse: Coarse
@@ -70,19 +72,19 @@ class Measurements(_Part):
     latency_ms: dict[str, Latency]
     parity: dict[str, Parity]
     tags: Annotated[list[str], Field(min_length=1)]
-    features: dict[str, Any]
+    features: dict[str, object]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a version's `evaluation/` says.
+    """Content of a version's `evaluation/`.
 
     Attributes:
-        version: whose it is.
-        measurements: quality, cost, parity.
-        taxonomy: the coarse tags, as far as names tell.
-        truth: (N, coarse tags) in {0, 1}, indexed by clip.
-        scores: (N, coarse tags) in [0, 1], of the same clips in the same order.
+        version: number of the version.
+        measurements: quality, cost and parity.
+        taxonomy: coarse tags and the fine tags below each, derived from the tags' names.
+        truth: ground truth (N, coarse tags) in {0, 1}, indexed by clip.
+        scores: scores (N, coarse tags) in [0, 1] of the same clips in the same order.
     """
 
     version: int
@@ -93,14 +95,14 @@ class Evidence:
 
 
 class Comparison(_Part):
-    """Micro AUPRC of a version minus the champion's, on the same clips.
+    """Difference in micro AUPRC, version minus champion, on the same clips.
 
     Attributes:
-        champion: version that it was compared with.
-        clips: how many.
-        difference: on these clips.
+        champion: number of the champion.
+        clips: number of clips.
+        difference: difference on these clips.
         low: lower end of its 95 % bootstrap interval over clips.
-        high: upper end.
+        high: upper end of the interval.
         probability_worse: share of the resamples in which the difference is negative.
     """
 
@@ -112,7 +114,7 @@ class Comparison(_Part):
     probability_worse: Share
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return (
             f"micro AUPRC {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] against version {self.champion} "
             f"on the same {self.clips} clips, probability of being worse {self.probability_worse:.3f}"
@@ -120,7 +122,12 @@ class Comparison(_Part):
 
 
 class Verdict(_Part):
-    """Every reason against a promotion (none: it passes), and how the version compares with the champion."""
+    """Decision of the gate.
+
+    Attributes:
+        reasons: every reason against a promotion; empty if the version passes.
+        comparison: comparison with the champion, if both can be compared.
+    """
 
     reasons: list[str]
     comparison: Comparison | None = None
@@ -129,26 +136,30 @@ class Verdict(_Part):
 def read_evidence(folder: Path, version: int) -> Evidence:
     """Read the downloaded `evaluation/` of a version.
 
+    Args:
+        folder: downloaded folder.
+        version: number of the version.
+
     Raises:
-        InputError: a file is missing or damaged, or they do not fit each other.
+        InputError: a file is missing or damaged, or the files contradict each other.
     """
     path = folder / "measurements.json"
     try:
         measurements = Measurements.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; register the version anew") from None
+        raise InputError(f"{path}: {error.strerror}; register the version again") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place and f'{place}: '}{first['msg']}; register the version anew") from None
+        raise InputError(f"{path}: {place and f'{place}: '}{first['msg']}; register the version again") from None
     taxonomy = _taxonomy(folder / "truth.csv", measurements.tags)
     tags = list(taxonomy.coarse_tags)
     truth = read_predictions(folder / "truth.csv", taxonomy)[tags]
     if not truth.isin((0, 1)).to_numpy().all():
-        raise InputError(f"{folder / 'truth.csv'}: must hold 0 and 1 alone; register the version anew")
+        raise InputError(f"{folder / 'truth.csv'}: must hold only 0 and 1; register the version again")
     predictions = read_predictions(folder / "predictions.csv", taxonomy)
     if list(predictions.index) != list(truth.index):
-        raise InputError(f"{folder / 'predictions.csv'}: not the clips of truth.csv; register the version anew")
+        raise InputError(f"{folder / 'predictions.csv'}: has other clips than truth.csv; register the version again")
     by_tag = score_table(predictions[measurements.tags].to_numpy(), measurements.tags, taxonomy, "coarse")
     scores = pd.DataFrame(by_tag, index=truth.index, columns=tags)
     evidence = Evidence(version, measurements, taxonomy, truth, scores)
@@ -156,18 +167,18 @@ def read_evidence(folder: Path, version: int) -> Evidence:
     if abs(stated - computed) > SAME_AUPRC:
         raise InputError(
             f"{folder / 'predictions.csv'}: gives micro AUPRC {computed:.4f} where measurements.json says "
-            f"{stated:.4f}; register the version anew"
+            f"{stated:.4f}; register the version again"
         )
     return evidence
 
 
 def _taxonomy(truth: Path, tags: list[str]) -> Taxonomy:
-    """Return the coarse tags that truth.csv names, and below each the fine ones of `tags`: `1_engine`, `1-2_…`."""
+    """Return the coarse tags in the header of truth.csv (`1_engine`), and the fine tags of each in `tags` (`1-2_…`)."""
     try:
         with truth.open(encoding="utf-8-sig") as stream:
             header = stream.readline().strip().split(",")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{truth}: cannot be read ({error}); register the version anew") from None
+        raise InputError(f"{truth}: cannot be read ({error}); register the version again") from None
     coarse = {tag.partition("_")[0]: tag for tag in header if tag != CLIP}
     fine = {
         category: tuple(tag for tag in tags if tag.partition("_")[0].partition("-")[0] == category and tag != name)
@@ -176,7 +187,7 @@ def _taxonomy(truth: Path, tags: list[str]) -> Taxonomy:
     unknown = set(tags) - set(coarse.values()) - {tag for below in fine.values() for tag in below}
     absent = [name for category, name in coarse.items() if name not in tags and not fine[category]]
     if unknown or absent or not coarse:
-        raise InputError(f"{truth}: its tags are not those of measurements.json; register the version anew")
+        raise InputError(f"{truth}: its tags differ from those of measurements.json; register the version again")
     return Taxonomy(coarse, fine, {})
 
 
@@ -189,16 +200,13 @@ def _micro_auprc(evidence: Evidence) -> float:
 
 
 def judge(candidate: Evidence, champion: Evidence | None, gate: Gate, evaluation: Evaluation) -> Verdict:
-    """Hold a version against the thresholds and against today's champion.
+    """Compare a version with the thresholds and with today's champion.
 
     Args:
-        candidate: the version that is to become the champion.
-        champion: today's, or None: then nothing is compared.
-        gate: the thresholds.
-        evaluation: resamples and seed of the bootstrap.
-
-    Returns:
-        Every reason against it.
+        candidate: measurements of the version that would become the champion.
+        champion: measurements of today's champion; None if there is none to compare with.
+        gate: thresholds of the gate.
+        evaluation: settings of the bootstrap.
     """
     measured = candidate.measurements
     reasons = [
@@ -217,11 +225,11 @@ def judge(candidate: Evidence, champion: Evidence | None, gate: Gate, evaluation
 
 
 def compare(candidate: Evidence, champion: Evidence, evaluation: Evaluation) -> Comparison:
-    """Compare two versions by a paired bootstrap over the clips."""
+    """Compare two versions by a paired bootstrap over their clips."""
     truth, scores = _arrays(candidate)
-    others = champion.scores.loc[candidate.truth.index, list(candidate.truth)].to_numpy()
+    reference = champion.scores.loc[candidate.truth.index, list(candidate.truth)].to_numpy()
     difference = paired_difference(
-        truth, scores, others, candidate.taxonomy, "coarse", evaluation.resamples, evaluation.seed
+        truth, scores, reference, candidate.taxonomy, "coarse", evaluation.resamples, evaluation.seed
     )
     return Comparison(champion=champion.version, clips=len(truth), **asdict(difference))
 
@@ -237,7 +245,7 @@ def _floors(candidate: Evidence, floors: Floors) -> Iterator[str]:
         measured[f"AUPRC of {tag}"] = coarse.classwise.get(categories.get(tag, "")), floor
     for name, (value, floor) in measured.items():
         if value is None:
-            yield f"{name} was not measured; registration.gate.floors.classes asks for it"
+            yield f"{name} was not measured, but registration.gate.floors.classes sets a floor"
         elif value < floor:
             yield f"{name} {value:.4f} on {split} is below the floor {floor:g}"
 
@@ -254,16 +262,16 @@ def _budgets(measured: Measurements, budgets: Budgets) -> Iterator[str]:
         costs[f"median ms of {file}"] = latency.p50 if latency else None, longest
     for name, (cost, budget) in costs.items():
         if cost is None:
-            yield f"{name}: not measured, and there is a budget"
+            yield f"{name}: not measured, but registration.gate.budgets sets a budget"
         elif cost > budget:
-            yield f"{name}: {cost:,.10g} exceed the budget of {budget:,.10g}"
+            yield f"{name}: {cost:,.10g} is more than the budget of {budget:,.10g}"
 
 
 def _parity(measured: Measurements, limits: ParityLimits) -> Iterator[str]:
     for file in (*FLOAT32, *INT8):
         parity = measured.parity.get(file)
         if parity is None or (file in INT8 and parity.auprc_loss is None):
-            yield f"{file}: its parity with the network was not measured"
+            yield f"{file}: its difference from the network was not measured"
         elif file in FLOAT32 and parity.max_difference > limits.max_difference:
             yield (
                 f"{file}: its probabilities differ from the network's by up to {parity.max_difference:.2g}, "
@@ -275,25 +283,25 @@ def _parity(measured: Measurements, limits: ParityLimits) -> Iterator[str]:
 
 def _same_task(candidate: Measurements, champion: Evidence) -> Iterator[str]:
     if candidate.tags != champion.measurements.tags:
-        yield f"its tags are not those of version {champion.version}, the champion"
+        yield f"its tags differ from those of version {champion.version}, the champion"
     old, new = champion.measurements.features, candidate.features
     if differing := [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]:
-        yield f"its front-end is not that of version {champion.version}, the champion: {', '.join(differing)} differ"
+        yield f"its front-end differs from that of version {champion.version}, the champion: {', '.join(differing)}"
 
 
 def _other_clips(candidate: pd.DataFrame, champion: pd.DataFrame) -> str | None:
-    """Say in what two truths differ, if they do; the order of clips and tags does not count."""
+    """Return how two sets of ground truth differ, or None; the order of clips and tags does not matter."""
     if set(candidate) != set(champion):
-        return "its truth is of other coarse tags"
+        return "its ground truth has other coarse tags"
     if set(candidate.index) != set(champion.index):
         shared = len(candidate.index.intersection(champion.index))
         return (
             f"it was evaluated on other clips ({len(candidate)} against {len(champion)}, {shared} in common); "
-            "evaluate both on the same"
+            "evaluate both on the same clips"
         )
     unequal = candidate.to_numpy() != champion.loc[candidate.index, list(candidate)].to_numpy()
     if count := int(unequal.any(axis=1).sum()):
-        return f"of {count} clips another truth was held against it"
+        return f"the ground truth differs for {count} of {len(candidate)} clips; evaluate both on the same data"
     return None
 
 

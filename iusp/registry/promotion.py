@@ -13,7 +13,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -298,7 +298,7 @@ def promote(
     verdict = examine(registry, version, history.champion, gate, evaluation)
     if verdict.reasons and not force:
         return Outcome(history.champion, verdict.reasons, verdict=verdict, repaired=repaired)
-    return _change(registry, history, "promote", version, why, verdict, repaired)
+    return replace(_change(registry, history, version, why, verdict), repaired=repaired)
 
 
 def rollback(registry: Registry, why: str = "") -> Outcome:
@@ -317,7 +317,7 @@ def rollback(registry: Registry, why: str = "") -> Outcome:
     if history.previous is None:
         raise InputError(f"{registry.model_name} has no previous champion to go back to; iusp history shows why")
     registry.version(history.previous)
-    return _change(registry, history, "rollback", history.previous, why, None, repaired)
+    return replace(_change(registry, history, history.previous, why, None), repaired=repaired)
 
 
 def promote_challenger(registry: Registry, version: int, gate: Gate, evaluation: Evaluation) -> Outcome:
@@ -336,20 +336,20 @@ def _check_reason(why: str) -> None:
         raise InputError(f"--reason has {len(why)} characters; give at most {LONGEST_REASON}")
 
 
-def _change(
-    registry: Registry,
-    history: History,
-    action: Literal["promote", "rollback"],
-    version: int,
-    why: str,
-    verdict: Verdict | None,
-    repaired: bool,
-) -> Outcome:
-    """Append a change to the log, unless another change came first, and set the aliases."""
+def _change(registry: Registry, history: History, version: int, why: str, verdict: Verdict | None) -> Outcome:
+    """Append a change to the log, unless another change came first, and set the aliases.
+
+    Args:
+        registry: registry of the model.
+        history: history that the change follows.
+        version: champion after the change.
+        why: reason that the user gave.
+        verdict: verdict of the gate; None for a rollback.
+    """
     change = Change(
         id=uuid.uuid4().hex,
         follows=history.newest,
-        action=action,
+        action="promote" if verdict else "rollback",
         before=history.champion,
         champion=version,
         who=user(),
@@ -357,16 +357,16 @@ def _change(
         forced=bool(verdict and verdict.reasons),
         verdict=verdict,
     )
-    description = f"{action} {change.before or 'none'} → {version} by {change.who}{why and f': {why}'}"
+    description = f"{change.action} {change.before or 'none'} → {version} by {change.who}{why and f': {why}'}"
     now, after = _record(registry, change, description)
     if after.change.id == change.id:
         settle(registry)
-        return Outcome(version, entry=after, verdict=verdict, repaired=repaired)
+        return Outcome(version, entry=after, verdict=verdict)
     reason = (
         f"meanwhile {after.change.who} made version {after.change.champion} the champion "
         f"(entry {after.number} of iusp history); check it and decide again"
     )
-    return Outcome(now.champion, [reason], verdict=verdict, repaired=repaired)
+    return Outcome(now.champion, [reason], verdict=verdict)
 
 
 def _record(registry: Registry, change: Change, description: str) -> tuple[History, Entry]:

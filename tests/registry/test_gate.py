@@ -48,13 +48,13 @@ def test_every_reason_is_given_at_once(tmp_path: Path) -> None:
         "macro AUPRC 0.",
         "AUPRC of 1_engine 0.",
         "AUPRC of 9_bells was not measured",
-        "parameters: 5,568 exceed the budget of 5,567",
-        "MACs: 1,600,000 exceed the budget of 1,599,999",
-        "bytes of int8.onnx: 20,000 exceed the budget of 19,999",
-        "bytes of net_int8.onnx: not measured, and there is a budget",
-        "median ms of int8.onnx: 1.2 exceed the budget of 1.1",
+        "parameters: 5,568 is more than the budget of 5,567",
+        "MACs: 1,600,000 is more than the budget of 1,599,999",
+        "bytes of int8.onnx: 20,000 is more than the budget of 19,999",
+        "bytes of net_int8.onnx: not measured, but registration.gate.budgets sets a budget",
+        "median ms of int8.onnx: 1.2 is more than the budget of 1.1",
         "float32.onnx: its probabilities differ from the network's by up to 0.0002, more than 0.0001",
-        "net_int8.onnx: its parity with the network was not measured",
+        "net_int8.onnx: its difference from the network was not measured",
         "int8.onnx: loses 0.0060 micro AUPRC, more than 0.005",
     ]
     assert len(reasons) == len(expected), reasons
@@ -114,13 +114,14 @@ def test_other_clips_and_another_truth_cannot_be_compared(tmp_path: Path) -> Non
     assert verdict.comparison is None
     assert verdict.reasons == [
         "cannot be compared with version 1, the champion: it was evaluated on other clips (80 against 70, 70 in common)"
-        "; evaluate both on the same"
+        "; evaluate both on the same clips"
     ]
     truth = pd.read_csv(tmp_path / "new/truth.csv", index_col=0)
     truth.iloc[3, 0] = 1 - truth.iloc[3, 0]
     other = Evidence(1, new.measurements, new.taxonomy, truth, new.scores)
     assert judge(new, other, GATE, EVALUATION).reasons == [
-        "cannot be compared with version 1, the champion: of 1 clips another truth was held against it"
+        "cannot be compared with version 1, the champion: the ground truth differs for 1 of 80 clips; evaluate both on "
+        "the same data"
     ]
 
 
@@ -128,7 +129,7 @@ def test_other_tags_or_another_front_end_are_refused(tmp_path: Path) -> None:
     old = evidence(tmp_path / "old", 1)
     new = evidence(tmp_path / "new", changes={"features": {"mel_bands": 32, "hop_length": 320}})
     assert judge(new, old, GATE, EVALUATION).reasons == [
-        "its front-end is not that of version 1, the champion: hop_length, mel_bands differ"
+        "its front-end differs from that of version 1, the champion: hop_length, mel_bands"
     ]
     write_evidence(tmp_path / "fine")
     path = tmp_path / "fine/measurements.json"
@@ -136,7 +137,7 @@ def test_other_tags_or_another_front_end_are_refused(tmp_path: Path) -> None:
     tags = ["1-1_small-sounding-engine", *measured["tags"]]
     path.write_text(json.dumps(measured | {"tags": tags}))
     assert judge(read_evidence(tmp_path / "fine", 2), old, GATE, EVALUATION).reasons == [
-        "its tags are not those of version 1, the champion"
+        "its tags differ from those of version 1, the champion"
     ]
 
 
@@ -178,12 +179,12 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, damage: str) -> N
         ({"macs": -1}, "macs"),
         ({"latency_ms": {"int8.onnx": {"p50": float("inf")}}}, "latency_ms.int8.onnx.p50"),
         ({"tags": []}, "tags"),
-        ({"tags": ["1_engine", "0-1_unheard-of"]}, "its tags are not those of measurements.json"),
+        ({"tags": ["1_engine", "0-1_unheard-of"]}, "its tags differ from those of measurements.json"),
     ],
 )
 def test_measurements_that_cannot_be_are_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     write_evidence(tmp_path, changes=changes)
-    with pytest.raises(InputError, match=r"anew$") as error:
+    with pytest.raises(InputError, match=r"again$") as error:
         read_evidence(tmp_path, 1)
     assert words in str(error.value)
 
@@ -192,5 +193,5 @@ def test_truth_that_is_no_truth_is_one_line(tmp_path: Path) -> None:
     write_evidence(tmp_path)
     path = tmp_path / "truth.csv"
     path.write_text(path.read_text().replace(",1\n", ",0.5\n", 1))
-    with pytest.raises(InputError, match="must hold 0 and 1 alone"):
+    with pytest.raises(InputError, match="must hold only 0 and 1"):
         read_evidence(tmp_path, 1)

@@ -194,10 +194,10 @@ def lying_header() -> bytes:
 
 
 def bad_requests() -> dict[str, tuple[Any, str]]:
-    one_key, one_of_both = "the body has not one key, inputs", "has not audio or log_mel, one of both"
+    one_key, one_of_both = "the body must have exactly one key, inputs", "must have exactly one entry, audio or log_mel"
     frames = f"not {SHAPE[0]} frames of {SHAPE[1]} bands"
-    many = f"inputs has not 1 to {MAX_CLIPS} clips"
-    number = "a number is NaN, infinite or too large"
+    many = f"inputs must have 1 to {MAX_CLIPS} clips"
+    number = "contains a number that is NaN, infinite or too large"
     values = "the request has more values than"
     return {
         "empty": (b"", "not JSON"),
@@ -219,8 +219,8 @@ def bad_requests() -> dict[str, tuple[Any, str]]:
         "no clip": ({"inputs": []}, many),
         "too many clips": ({"inputs": [GOOD] * (MAX_CLIPS + 1)}, many),
         "millions of clips": ({"inputs": [{}] * 10**6}, values),
-        "split without columns": ({"dataframe_split": {"data": [[GOOD["audio"]]]}}, "dataframe_split has not 1 to"),
-        "split of lists": ({"dataframe_split": {"columns": [[]], "data": [[1]]}}, "dataframe_split has not 1 to"),
+        "split without columns": ({"dataframe_split": {"data": [[GOOD["audio"]]]}}, "dataframe_split must have 1 to"),
+        "split of lists": ({"dataframe_split": {"columns": [[]], "data": [[1]]}}, "dataframe_split must have 1 to"),
         "uneven split": ({"dataframe_split": {"columns": ["audio"], "data": [["a", "b"]]}}, one_of_both),
         "split of no rows": ({"dataframe_split": {"columns": ["audio"], "data": ["a"]}}, one_of_both),
         "neither": ({"inputs": [{}]}, "clip 0 " + one_of_both),
@@ -263,10 +263,10 @@ def bad_requests() -> dict[str, tuple[Any, str]]:
         "a larger one": (with_value("1e999"), number),
         "a long integer": (with_value("9" * 400), number),
         "too long an integer": (with_value("9" * 5000), "not JSON"),
-        "a boolean": (with_value("true"), "not all of it is numbers"),
-        "a null": (with_value("null"), "not all of it is numbers"),
-        "a numeral": (with_value('"1"'), "not all of it is numbers"),
-        "a list in it": (with_value("[1]"), "not all of it is numbers"),
+        "a boolean": (with_value("true"), "contains something other than numbers"),
+        "a null": (with_value("null"), "contains something other than numbers"),
+        "a numeral": (with_value('"1"'), "contains something other than numbers"),
+        "a list in it": (with_value("[1]"), "contains something other than numbers"),
     }
 
 
