@@ -1,4 +1,4 @@
-"""Versions as evaluation and registration leave them: real files, real scores, real registries."""
+"""Builders of registered versions, with files and scores as the evaluation and registration steps write them."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,15 @@ DEVICE_FILES = ("net_float32.onnx", "net_int8.onnx", "float32.onnx", "int8.onnx"
 def write_evidence(
     folder: Path, noise: float = 0.3, seed: int = 1, clips: int = 80, changes: dict[str, Any] | None = None
 ) -> None:
-    """Write `evaluation/` of a network whose scores are the truth with some noise; `changes` to its measurements."""
+    """Write `evaluation/` of a network whose scores are the ground truth plus noise.
+
+    Args:
+        folder: folder to write.
+        noise: standard deviation of the noise.
+        seed: seed of the noise.
+        clips: number of clips.
+        changes: values to replace in the measurements.
+    """
     tags = list(TAXONOMY.coarse_tags)
     truth = np.random.default_rng(0).random((clips, len(tags))) < 0.3
     scores = np.clip(0.5 * truth + 0.25 + noise * np.random.default_rng(seed).normal(size=truth.shape), 0, 1)

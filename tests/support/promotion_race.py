@@ -1,4 +1,4 @@
-"""Processes that promote at once; imported by a fork server, so that starting twenty costs little."""
+"""Processes that promote at the same time. A fork server imports this module, so that twenty processes start fast."""
 
 import importlib
 import multiprocessing
@@ -15,13 +15,13 @@ from iusp.registry.versions import Registry
 from tests.support.evidence import EVALUATION, GATE, register_versions
 
 START_SECONDS = 300
-for kind in ("tracking", "model_registry"):  # which MLflow imports when it first meets a database
+for kind in ("tracking", "model_registry"):  # MLflow imports these when it first opens a database
     importlib.import_module(f"mlflow.store.{kind}.sqlalchemy_store")
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
-    """Forks from a process that has imported this module and done nothing else."""
-    # Python 3.11 preloads nothing that sys.path alone leads to.
+    """Return a context whose processes are forked from one that has only imported this module."""
+    # The fork server of Python 3.11 finds modules by PYTHONPATH only, not by sys.path.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
     )
@@ -31,7 +31,7 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
 
 
 def contend(uri: str, model_name: str, version: int, expected: int | None, start: Barrier, outcomes: Any) -> None:
-    """Promote a version once all others are ready."""
+    """Promote a version as soon as all other processes are ready."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
     registry = Registry(model_name)
     start.wait(START_SECONDS)
@@ -43,7 +43,7 @@ def contend(uri: str, model_name: str, version: int, expected: int | None, start
 
 
 def race(uri: str, model_name: str, versions: list[int], expected: int | None) -> list[Outcome]:
-    """Let a process for each of `versions` promote it, all at once, and return what each was told."""
+    """Promote all `versions` at once, each in a process of its own, and return the outcomes."""
     context = fork_server()
     start, outcomes = context.Barrier(len(versions)), context.Queue()
     processes = [
@@ -52,20 +52,20 @@ def race(uri: str, model_name: str, versions: list[int], expected: int | None) -
     ]
     for process in processes:
         process.start()
-    told = [outcomes.get(timeout=START_SECONDS) for _ in processes]
+    results = [outcomes.get(timeout=START_SECONDS) for _ in processes]
     for process in processes:
         process.join()
-    assert all(isinstance(one, Outcome) for one in told), told
-    return told
+    assert all(isinstance(outcome, Outcome) for outcome in results), results
+    return results
 
 
-def check(registry: Registry, told: list[Outcome], before: int) -> None:
-    """Assert that the history is one chain of the winners, every loser has a reason, and the aliases are the last's.
+def check(registry: Registry, results: list[Outcome], before: int) -> None:
+    """Assert that the winners form one chain, that every loser has a reason, and that the aliases match the last entry.
 
     Args:
-        registry: the registered model.
-        told: what each process was told.
-        before: how many entries the history had.
+        registry: registry of the model.
+        results: outcome of each process.
+        before: number of entries that the history had.
     """
     history = read_history(registry)
     assert unsettled(registry, history) == {}
@@ -73,30 +73,40 @@ def check(registry: Registry, told: list[Outcome], before: int) -> None:
     for earlier, later in zip(history.entries, history.entries[1:], strict=False):
         assert later.change.before == earlier.change.champion
         assert later.change.follows == earlier.number
-    won = {one.entry.change.id for one in told if one.entry}
+    won = {outcome.entry.change.id for outcome in results if outcome.entry}
     assert won == {entry.change.id for entry in history.entries[before:]}
-    for one in told:
-        # The winner, the loser, or one whose version somebody else had promoted.
-        assert (one.entry is not None) + bool(one.reasons) + (one.verdict is None and not one.reasons) == 1
-    # In MLflow's own views, too, there is nothing that did not happen.
+    for outcome in results:
+        # A winner, a loser, or a process whose version another one had promoted already.
+        unchanged = outcome.verdict is None and not outcome.reasons
+        assert (outcome.entry is not None) + bool(outcome.reasons) + unchanged == 1
+    # MLflow's own pages show these changes and no others.
     assert [record.number for record in registry.log("iusp.promotion")] == [entry.number for entry in history.entries]
 
 
 def race_twice(uri: str, folder: Path) -> None:
-    """Let twenty processes promote at once, first expecting that there is no champion, then whatever there is."""
+    """Let twenty processes promote at once: first expecting no champion, then without an expectation."""
     registry = Registry("race", MlflowClient(uri))
     versions = register_versions(registry, folder, [0.3, 0.29, 0.28, 0.27])
-    told = race(uri, "race", versions * 5, expected=0)
-    assert sum(one.entry is not None for one in told) == 1
-    assert sum(bool(one.reasons) for one in told) == 19
-    check(registry, told, before=0)
-    # Without an expectation some may follow each other; nobody overwrites what they have not seen.
-    told = race(uri, "race", versions * 5, expected=None)
-    check(registry, told, before=1)
+    results = race(uri, "race", versions * 5, expected=0)
+    assert sum(outcome.entry is not None for outcome in results) == 1
+    assert sum(bool(outcome.reasons) for outcome in results) == 19
+    check(registry, results, before=0)
+    # Without an expectation, several may succeed one after the other. None overwrites a change that it has not seen.
+    results = race(uri, "race", versions * 5, expected=None)
+    check(registry, results, before=1)
 
 
 def killed(uri: str, model_name: str, version: int, method: str, calls: int, after: bool) -> None:
-    """Promote, and be killed at the `calls`-th call of a method of the registry."""
+    """Promote a version, and kill this process at a call of one of the registry's methods.
+
+    Args:
+        uri: address of the registry.
+        model_name: name of the registered model.
+        version: version to promote.
+        method: name of the method.
+        calls: number of the call, from 1.
+        after: kill after the call instead of before it.
+    """
     os.environ["MLFLOW_TRACKING_URI"] = uri
     registry = Registry(model_name)
     genuine, count = getattr(registry, method), 0
@@ -115,7 +125,7 @@ def killed(uri: str, model_name: str, version: int, method: str, calls: int, aft
 
 
 def kill(uri: str, model_name: str, version: int, method: str, calls: int, after: bool) -> None:
-    """Run `killed` in a process and see it die."""
+    """Run `killed` in a process and check that it was killed."""
     process = fork_server().Process(target=killed, args=(uri, model_name, version, method, calls, after))
     process.start()
     process.join(START_SECONDS)
