@@ -11,7 +11,7 @@ import pytest
 from iusp.config.params import load
 from iusp.errors import InputError
 from iusp.io.files import write_json
-from iusp.registry.tracking import Tracker, readable_errors
+from iusp.registry.tracking import Tracker, connect, readable_errors
 from tests.support.project import ROOT
 
 
@@ -119,3 +119,22 @@ def test_nothing_is_sent_home() -> None:
     code = "import iusp.registry.tracking\nfrom mlflow.telemetry.client import get_telemetry_client as f\nprint(f())"
     done = subprocess.run([sys.executable, "-c", code], env={}, capture_output=True, text=True)
     assert done.stdout == "None\n", done.stderr
+
+
+def test_mlflow_is_configured_when_the_library_connects_and_keeps_what_the_user_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    connect()
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
+    assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    connect()
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
+
+
+def test_importing_the_library_does_not_configure_mlflow() -> None:
+    code = "import os, iusp.registry.tracking as t\nprint(sorted(os.environ.keys() & t.DEFAULTS.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], env={}, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
