@@ -17,8 +17,14 @@ ifdef QUICK
 unexport MLFLOW_TRACKING_URI
 endif
 
+# Tests run in two processes. NEEDS_NOTHING leaves out tests that need more than .venv, or break things on purpose.
+PYTEST := $(BIN)/python -m pytest -n 2
+NEEDS_NOTHING := not shared and not executorch and not containers and not faults
+# FULL=1: the fault suite tries everything instead of a sample.
+export FULL
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-shared test-executorch test-containers faults lint format mlflow executorch bench \
+.PHONY: help run check test test-all test-shared test-executorch test-containers faults lint format mlflow executorch bench \
   bench-science readme lock docs clean distclean images image-light image-cpu image-cuda image-sizes wheelhouse sbom audit
 
 # `docker build` must have BuildKit.
@@ -52,20 +58,26 @@ run: .venv/installed .dvc/config.local ## Install, run the whole pipeline, show 
 	cd $(FOLDER) && dvc repro
 	cd $(FOLDER) && iusp results
 
-test: .venv/installed-dev ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not shared and not executorch and not containers and not faults" -n 2
+check: lint ## Check style, types, contracts, and run the unit tests (under a minute)
+	$(PYTEST) -m "$(NEEDS_NOTHING) and not integration and not slow"
+
+test: .venv/installed-dev ## Run the tests to run before a pull request (under 5 minutes on 2 cores)
+	$(PYTEST) -m "$(NEEDS_NOTHING) and not slow"
+
+test-all: .venv/installed-dev .venv/installed-executorch ## Run every test that needs neither ../shared nor containers; FULL=1: no sampling
+	$(PYTEST) -m "not shared and not containers"
 
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
-	$(BIN)/python -m pytest -m shared -n 2
+	$(PYTEST) -m shared
 
 test-executorch: .venv/installed-dev .venv/installed-executorch ## Run the tests of the extra executorch
-	$(BIN)/python -m pytest -m executorch -n 2
+	$(PYTEST) -m executorch
 
 test-containers: .venv/installed-dev .venv/installed-executorch ## Run the tests in containers (as root with dockerd, or with DOCKER_HOST)
 	$(BIN)/python -m pytest -m containers
 
-faults: .venv/installed-dev ## Kill, damage, disconnect and race; write the table of docs/faults.md
-	$(BIN)/python -m pytest tests/faults -n 2 --write-page
+faults: .venv/installed-dev ## Kill, damage, disconnect and race: a sample. FULL=1: everything, and write docs/faults.md
+	$(PYTEST) tests/faults $(if $(FULL),--write-page)
 
 lint: .venv/installed-dev ## Check style, types and import contracts
 	ruff check .

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis
 import numpy as np
@@ -16,6 +17,16 @@ from tests.support.project import STEPS, Project
 # A busy machine is no failure, and a failure must be one for everybody.
 hypothesis.settings.register_profile("iusp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("iusp")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Remove the temporary folders of a run when it ends, failed or interrupted, unless `--basetemp` names a folder."""
+    if "PYTEST_XDIST_WORKER" in os.environ or config.option.basetemp:
+        return
+    folder = TemporaryDirectory(prefix="iusp-tests-", ignore_cleanup_errors=True)
+    config.option.basetemp = folder.name
+    config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session")

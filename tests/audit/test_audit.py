@@ -26,6 +26,8 @@ from audit.sbom import bill, installed, licences, locked
 from audit.vulnerabilities import Vulnerability, borne
 from iusp.errors import InputError
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 POLICY = """
 allowed = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]

@@ -14,6 +14,8 @@ from iusp.cli.main import SECTIONS, main
 from tests.support.local_servers import environment
 from tests.support.project import ROOT, Project, merged
 
+pytestmark = pytest.mark.integration
+
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
 COMMANDS += ("models", "promote", "rollback", "history")
 COMMANDS += ("release", "fetch", "monitor")

@@ -27,6 +27,8 @@ from iusp.io.files import write_json
 from tests.support.exported import CONFIG, TAGS
 from tests.support.local_servers import environment
 
+pytestmark = pytest.mark.integration
+
 RATE = 16000
 
 

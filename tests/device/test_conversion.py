@@ -26,6 +26,8 @@ from iusp.features.log_mel import clip_length, frame_count, log_mel
 from tests.support.exported import CONFIG, DEFAULT, TAGS, Bomb, network, noise, normalised, recordings, replaced
 from tests.support.project import ROOT
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize(
     "changes",

@@ -34,6 +34,8 @@ from tests.support.project import ROOT
 from tests.support.releases import MODEL, NAMES, bucket, content, device_folder, put
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:

@@ -21,6 +21,8 @@ from tests.support.project import STUDENTS, Project, ran
 from tests.support.s3_servers import BUCKET
 from tests.support.sonyc_ust import DEV, EVAL, nineteen, pin, publish, wav
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     split: [f"{start + number:02}_{start + number:06}.wav" for number in range(count)]
     for split, start, count in (("train", 0, 8), ("validate", 20, 4), ("test", 40, 4))

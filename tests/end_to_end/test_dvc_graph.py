@@ -10,6 +10,8 @@ import yaml
 
 from iusp.config.base import STEPS
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 # They raise, report, and bound settings, and change no output.
 WITHOUT_EFFECT = {"iusp/errors.py", "iusp/reporter.py", "iusp/config/base.py"}

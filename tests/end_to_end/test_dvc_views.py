@@ -10,6 +10,8 @@ import yaml
 
 from tests.support.project import ROOT
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def graph() -> dict:

@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 from tests.support.local_servers import environment
 from tests.support.project import STEPS, STUDENTS, Project, ran
 
+pytestmark = pytest.mark.slow
+
 # Measured, named by MLflow, or made from such.
 NOT_REPRODUCED = {"latency.json", "measurements.json", "comparison.md", "report.html", "registration.json"}
 NOT_REPRODUCED |= {"MLmodel"}

@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from tests.support.project import Project, Tried
+from tests.support.sampling import FULL
 from tests.support.workspace import existing, run_undisturbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -20,7 +21,12 @@ START, END = "<!-- table -->\n", "<!-- /table -->"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-page", action="store_true", help="put the table into docs/faults.md")
+    parser.addoption("--write-page", action="store_true", help="write the table into docs/faults.md; needs FULL=1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-page", False) and not FULL:
+        raise pytest.UsageError("--write-page needs FULL=1: the page tells of everything, not of a sample")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,7 +60,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     )
     if lines:
         terminalreporter.write_line(f"\n{table}")
-    if config.getoption("--write-page"):
+    if config.getoption("--write-page", False):
         every, passed = collected(config), {one.nodeid for one in stats.get("passed", []) if one.when == "call"}
         if every - passed or stats.get("failed") or stats.get("error"):
             missing = f"{len(every - passed)} of {len(every)} tests of tests/faults did not pass, or not run"

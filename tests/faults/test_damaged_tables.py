@@ -10,11 +10,12 @@ import pytest
 from iusp.data.taxonomy import read_taxonomy
 from tests.support.damage import called, mutated, refusal
 from tests.support.project import ROOT, Tried
+from tests.support.sampling import often
 
 TAXONOMY = (ROOT / "iusp/data/taxonomy.yaml").read_text()
 TAGS = read_taxonomy(ROOT / "iusp/data/taxonomy.yaml")
 ALL_TAGS = [*TAGS.coarse_tags, *TAGS.all_fine_tags]
-MUTATIONS = 60
+MUTATIONS = often(60, 15)
 BIG = 10_000_000  # letters in one cell
 
 Files = dict[str, bytes]

@@ -14,10 +14,11 @@ import pytest
 
 from tests.support import zenodo
 from tests.support.project import Project, Tried, merged
+from tests.support.sampling import often
 from tests.support.sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, publish
 from tests.support.workspace import COMMANDS, OUTPUTS, contents, copied, registered
 
-SIZES = 2
+SIZES = often(2, 1)
 PAGE_BYTES = 4096  # of which a file takes a multiple
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from iusp.io.files import atomic, work_folder
 from tests.support.project import Project, Tried
+from tests.support.sampling import often
 from tests.support.workspace import (
     COMMANDS,
     OUTPUTS,
@@ -24,7 +25,7 @@ from tests.support.workspace import (
     start,
 )
 
-ROUNDS, KILLS = 2, 3
+ROUNDS, KILLS = often(2, 1), 3
 
 
 @pytest.mark.parametrize("step", COMMANDS)

@@ -23,6 +23,8 @@ from tests.support.kubeflow_api import KubeflowApi, Progress
 from tests.support.local_servers import environment, heed_interrupts
 from tests.support.project import ROOT, STUDENTS, Project
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("dataset", "features", "teacher", "student", "evaluation", "registration")
 # On a cluster, a step's parts are tasks of a loop.
 STEP_OF = {"features-part": "features", "for-loop": "features"}

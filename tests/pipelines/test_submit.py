@@ -29,6 +29,8 @@ from tests.support.kubeflow_api import Failure, KubeflowApi, Progress
 from tests.support.local_servers import environment, heed_interrupts
 from tests.support.project import ROOT
 
+pytestmark = pytest.mark.integration
+
 SECRET = "s3cr3t.t0ken"
 PASSWORD = "pa55word"
 

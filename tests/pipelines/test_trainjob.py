@@ -6,6 +6,8 @@ from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
 from pipelines.trainjob import TEACHER, manifest
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = {
     "user": 10001,
     "nodes": 2,

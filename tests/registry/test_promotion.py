@@ -34,6 +34,8 @@ from tests.support.project import ROOT, merged
 from tests.support.promotion_race import kill, race_twice
 from tests.support.s3_servers import Fault, Proxy, proxying
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -39,6 +39,8 @@ from tests.support.exported import CONFIG, TAGS, Bomb, replaced
 from tests.support.local_servers import environment, free_port, started
 from tests.support.project import ROOT, merged
 
+pytestmark = pytest.mark.integration
+
 RATE, NAME = 16000, "iusp-student"
 PAGE = (ROOT / "docs/serving.md").read_text()
 Clip = dict[str, Any]

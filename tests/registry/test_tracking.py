@@ -14,6 +14,8 @@ from iusp.io.files import write_json
 from iusp.registry.tracking import Tracker, connect, readable_errors
 from tests.support.project import ROOT
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.project import ROOT
 
+pytestmark = pytest.mark.integration
+
 
 def find(folder: Path, *candidates: str) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "scripts/find-python"), *candidates]

@@ -4,7 +4,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from scripts.mlflow_server import training_view
+
+pytestmark = pytest.mark.integration
 
 
 def test_the_address_is_that_of_the_experiments_training_runs(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from iusp.config.params import load
 from scripts.quick import prepare
 from tests.support.project import ROOT, Project
+
+pytestmark = pytest.mark.integration
 
 
 def test_the_copy_has_few_clips_and_one_seed_and_leaves_the_project_as_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from scripts.site import commands, relink, settings
 
+pytestmark = pytest.mark.integration
+
 
 def test_the_settings_page_has_every_key_with_its_values() -> None:
     page = settings()

@@ -32,6 +32,8 @@ from tests.support.local_servers import free_port
 from tests.support.project import Project
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 
+pytestmark = pytest.mark.integration
+
 URI = f"s3://{BUCKET}/esc/ust"
 PREFIX = "esc/ust/"
 CLIPS = [f"clip{number:02d}.wav" for number in range(24)]

@@ -44,6 +44,8 @@ from tests.support.project import Project
 from tests.support.sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, annotations, nineteen, publish
 from tests.support.zenodo import Fault, Zenodo
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ from tests.support.datasets import COLUMNS, reasons, row
 from tests.support.project import STUDENTS, Project
 from tests.support.sonyc_ust import nineteen, pin, publish, wav
 
+pytestmark = pytest.mark.slow
+
 TRAIN, VALIDATE, TEST, AGREED = 36, 30, 69, 12  # AGREED of validate have a row of annotator 0
 HEARD = [[f"{category}-1"] for category in (1, 3, 4, 5, 6, 7, 8)] + [["1-1", "7-1"]]
 DOG = "8_dog"

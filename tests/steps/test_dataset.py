@@ -16,6 +16,8 @@ from tests.support.datasets import DEFAULTS, RATE, TAXONOMY, config, ingest, mak
 from tests.support.files import tree
 from tests.support.listener import Listener
 
+pytestmark = pytest.mark.integration
+
 NAMES = {"train": ["t1.wav", "t2.flac", "t3.ogg"], "validate": ["v1.wav", "v2.ogg"], "test": ["e1.flac"]}
 ROWS = [
     *(row(name, annotator=annotator, heard=["1-1"]) for name in NAMES["train"] for annotator in (1, 2)),

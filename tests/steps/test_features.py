@@ -27,6 +27,8 @@ from iusp.steps import features
 from iusp.training.data import TrainingFolders, read_training_data
 from tests.support.listener import Listener
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(iusp.__file__).parent
 TAXONOMY = read_taxonomy(ROOT / "data/taxonomy.yaml")
 CONFIG = Features(

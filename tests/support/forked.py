@@ -1,12 +1,14 @@
-"""`iusp` in a fork of a process that has imported what is heavy, none of `iusp` itself: seconds less for each command.
+"""Run `iusp` in a fork of a process that has imported the heavy packages: seconds less for each command.
 
-Run by `run`, this file is that process. What a command's own imports say on stderr is lost; tests/test_cli.py starts
-each step as people do.
+The process has imported nothing of `iusp` itself. `run` starts it from this file. What a command's imports write to
+stderr is lost; tests/cli/test_main.py starts each step as people do.
 """
 
 import atexit
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,12 @@ HEAVY = (
     "matplotlib.figure",
     "rich.console",
 )
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process when the one that started it has ended, for whatever reason; also a `preexec_fn`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
 @cache
@@ -69,6 +77,7 @@ def serve() -> dict[str, Any]:
 
 def become(request: dict[str, Any]) -> None:
     """Run the command in this process, as one that was started for it."""
+    end_with_parent()
     for number, path in enumerate((os.devnull, *request["files"])):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)
@@ -92,6 +101,7 @@ def become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     for module in HEAVY:
         import_module(module)
     assert "iusp" not in sys.modules

@@ -27,6 +27,8 @@ from iusp.training.knowledge import KnowledgeRequest, write_knowledge
 from tests.support.files import tree
 from tests.support.training import AUGMENTATION, TAXONOMY, TEACHER, VIEWS, changed, make, record, teach, training_data
 
+pytestmark = pytest.mark.slow
+
 # Nine clips are five and four.
 CONFIG = changed(TEACHER, batch_size=9, epochs=3)
 

@@ -53,6 +53,8 @@ from tests.support.training import (
     training_data,
 )
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

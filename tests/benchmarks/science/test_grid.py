@@ -22,6 +22,8 @@ from benchmarks.science.grid import (
 )
 from iusp.config.params import load
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[3]
 NUMBERS = {
     "architecture": "plain",
