@@ -1,4 +1,4 @@
-"""Distillation: cached knowledge against labels alone, and against the teacher in the loop."""
+"""Distillation with stored knowledge, compared with labels alone and with the teacher in the training loop."""
 
 import math
 import shutil
@@ -7,11 +7,16 @@ import time
 
 from benchmarks.speed.epochs import NAMES, Setting, epoch, untrained_teacher
 from benchmarks.speed.timing import WORK, Report, embedded, interleaved, one_thread, operators, ratio, settings
+from iusp.config.base import Architecture
 from iusp.training.knowledge import read_knowledge
 
-TEACHERS = {"default teacher": ("residual", 320_000, 5), "13 M VGGish-style teacher": ("vggish", 13_000_000, 15)}
+TEACHERS: dict[str, tuple[Architecture, int, int]] = {
+    "default teacher": ("residual", 320_000, 5),
+    "13 M VGGish-style teacher": ("vggish", 13_000_000, 15),
+}
+"""Family, parameters, and the target of the ratio."""
 CLIPS, SLOW_CLIPS = 192, 64
-STUDENTS = {"plain, 7 k": ("plain", 7000), "CNN-LSTM, 3.5 k": ("cnn_lstm", 3500)}
+STUDENTS: dict[str, tuple[Architecture, int]] = {"plain, 7 k": ("plain", 7000), "CNN-LSTM, 3.5 k": ("cnn_lstm", 3500)}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iusp import models
 from iusp.config.augmentation import Augmentation
+from iusp.config.base import Architecture
 from iusp.config.students import Recipe, Student
 from iusp.config.training import Training
 from iusp.distillation.losses import DistillationLosses
@@ -29,14 +30,14 @@ class Setting:
     """What is trained, and how.
 
     Attributes:
-        architecture: of the network.
-        parameters: its budget.
-        config: of the optimisation; `precision`, `batch_size` and `device` count.
-        contiguous: not in channels-last.
-        clips: of an epoch; all if None.
+        architecture: family of the network.
+        parameters: largest number of its parameters.
+        config: settings of the training, of which `precision`, `batch_size` and `device` are used.
+        contiguous: whether to use contiguous memory instead of channels-last.
+        clips: number of clips of an epoch; None for all.
     """
 
-    architecture: str
+    architecture: Architecture
     parameters: int
     config: Training
     contiguous: bool = False
@@ -46,7 +47,7 @@ class Setting:
 def untrained_teacher(
     architecture: str, parameters: int, data: TrainingData, config: Training, augmentation: Augmentation, folder: Path
 ) -> Tagger:
-    """Write a teacher that knows nothing and its knowledge of one view: they cost as much as any other's."""
+    """Write an untrained teacher and its knowledge about one view, which cost as much as those of a trained one."""
     teacher, description = new_network(architecture, parameters, data, config, 0)
     models.save(folder, teacher, description)
     names = [name for names in NAMES.values() for name in names]
@@ -75,7 +76,7 @@ def epoch(
     config = setting.config
     network, _ = new_network(setting.architecture, setting.parameters, data, config, 0)
     if setting.contiguous:
-        network.to(memory_format=torch.contiguous_format)
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     names = NAMES[method]
     student = Student(architecture=setting.architecture, parameters=setting.parameters, method=method, seeds=[0])
     weights = {} if method == "labels" else {method: 1.0}

@@ -1,6 +1,7 @@
-"""Features: an audio file to log-mel frames, against librosa and against the bare calls that it cannot do without."""
+"""From an audio file to log-mel frames, compared with librosa and with the calls that cannot be left out."""
 
 import statistics
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -43,13 +44,13 @@ def recordings() -> list[Path]:
 
 
 def ours(path: Path, config: Features) -> np.ndarray:
-    """What the features step does of a clip."""
+    """Compute log-mel frames as the features step does."""
     samples, rate = read(path)
     return log_mel(torch.from_numpy(samples), rate, config).numpy()
 
 
 def theirs(path: Path, config: Features) -> np.ndarray:
-    """What a user would do otherwise."""
+    """Compute them as a user of librosa would."""
     samples, rate = librosa.load(path, sr=config.sample_rate)
     return librosa.feature.melspectrogram(
         y=samples, sr=rate, n_fft=config.window_length, hop_length=config.hop_length, n_mels=config.mel_bands
@@ -65,7 +66,7 @@ def main() -> None:
     power, mel = torch.rand(len(frames), 511), torch.rand(511, config.mel_bands)
     short = torch.randn(len(frames), config.window_length)
     samples = np.random.default_rng(0).standard_normal(RATE * 10).astype(np.float32)
-    jobs = {
+    jobs: dict[str, Callable[[Path], object]] = {
         "ours": lambda path: ours(path, config),
         "theirs": lambda path: theirs(path, config),
         "decode": lambda path: soundfile.read(path, dtype="int16"),
@@ -75,8 +76,12 @@ def main() -> None:
         "mel": lambda path: power @ mel,
         "checksum": sha256,
     }
-    # Clip after clip, as the step does: after another job the caches are another's.
-    times = interleaved({name: lambda job=job: [job(path) for path in paths] for name, job in jobs.items()}, ROUNDS)
+
+    def over_clips(job: Callable[[Path], object]) -> Callable[[], object]:
+        return lambda: [job(path) for path in paths]
+
+    # A job processes all clips before the next job begins, as the step does, because jobs evict each other's caches.
+    times = interleaved({name: over_clips(job) for name, job in jobs.items()}, ROUNDS)
     times = {name: [seconds / len(paths) for seconds in values] for name, values in times.items()}
     report = Report()
     report.figures.append(ratio("clips per second and core, against librosa", times["theirs"], times["ours"], 20))

@@ -8,11 +8,12 @@ import torch
 
 from benchmarks.speed.epochs import Setting, epoch
 from benchmarks.speed.timing import Report, embedded, settings
+from iusp.config.base import Architecture
 from iusp.evaluation.cost import multiply_accumulates
 from iusp.features.augmentation import draw_view
 from iusp.models import width_for
 
-TEACHER = ("vggish", 13_000_000)
+TEACHER: tuple[Architecture, int] = ("vggish", 13_000_000)
 BATCH, GEMM, ROUNDS = 256, 8192, 5
 
 

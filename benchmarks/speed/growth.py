@@ -17,13 +17,14 @@ import pandas as pd
 
 from benchmarks.speed.epochs import Setting, epoch
 from benchmarks.speed.timing import ROOT, WORK, Figure, Report, embedded, one_thread, settings
+from iusp.config.base import Architecture
 from iusp.features.augmentation import draw_view
 from iusp.reporter import Reporter
 from iusp.steps import features
 from iusp.training.data import TrainingFolders, read_training_data
 
 SIZES = (250, 1000, 4000)
-STUDENT = ("plain", 7000)
+STUDENT: tuple[Architecture, int] = ("plain", 7000)
 
 
 class Memory(threading.Thread):

@@ -42,7 +42,7 @@ def step(arguments: list[str]) -> None:
 
         return call
 
-    module.run = timed("run", module.run)
+    module.run = timed("run", module.run)  # type: ignore[attr-defined]
     if arguments[0] in ("teacher", "student"):
         from iusp.registry.tracking import StepRun
 

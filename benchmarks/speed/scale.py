@@ -31,6 +31,7 @@ from benchmarks.pages import DOCS, table, write_page
 from benchmarks.speed.epochs import Setting, epoch, untrained_teacher
 from benchmarks.speed.growth import Memory
 from benchmarks.speed.timing import ROOT, WORK, settings
+from iusp.config.base import Architecture
 from iusp.config.params import Config
 from iusp.features.augmentation import draw_view
 from iusp.io.files import write_json
@@ -42,7 +43,7 @@ from iusp.training.knowledge import Knowledge, read_knowledge
 
 SIZES = (1000, 10_000, 100_000)
 RECORD = Path(__file__).with_name("scale.json")
-STUDENT = ("plain", 7000)
+STUDENT: tuple[Architecture, int] = ("plain", 7000)
 CORES = os.cpu_count() or 1
 # The size of AudioSet, and list prices of common clouds in dollars.
 PLAN_CLIPS, PODS, CORE_HOUR, GB_MONTH = 2_000_000, 16, 0.04, 0.023
@@ -195,7 +196,7 @@ def _kill_and_resume(place: Place) -> dict[str, float]:
 
 def _made(folder: Path) -> dict[str, int]:
     """Return the modification time of each shard, by name."""
-    made = {}
+    made: dict[str, int] = {}
     for parts in folder.glob("data/.features.work-*/parts"):
         # The step packs and removes shards at the same time.
         with suppress(FileNotFoundError):

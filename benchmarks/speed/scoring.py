@@ -1,4 +1,4 @@
-"""`iusp score` against the textbook's loop over thresholds, and the bootstrap."""
+"""The metric, compared with the textbook loop over thresholds, and its bootstrap."""
 
 import statistics
 from bisect import bisect_left
@@ -16,7 +16,7 @@ CLIPS, RESAMPLES = 443, 1000  # of SONYC-UST 2019's validate split; of params.ya
 
 
 def area(counts: list[tuple[int, int, int]]) -> float:
-    """Area under the curve of (TP, FP, FN) at falling thresholds."""
+    """Return the area under the curve, from (TP, FP, FN) at falling thresholds."""
     points = [(tp / max(tp + fp, 0.5), tp / max(tp + fn, 0.5)) for tp, fp, fn in counts]
     points = [points[index] for index in np.argsort([recall for _, recall in points])]
     return sum((r1 - r0) * (p0 + p1) / 2 for (p0, r0), (p1, r1) in pairwise([(1, 0), *points, (0, 1)]))
@@ -26,7 +26,7 @@ Counts = list[tuple[int, int, int]]
 
 
 def counted(truth: list[list[bool]], scores: list[list[float]]) -> tuple[list[float], Counts]:
-    """Ascending thresholds, and TP, FP, FN of all columns pooled at each: look at every clip and tag."""
+    """Return the ascending thresholds, and TP, FP, FN over all clips and tags at each of them."""
     counts = []
     thresholds = sorted({value for row in scores for value in row if value >= 0.01} | {1.0})
     for threshold in thresholds:
@@ -42,21 +42,21 @@ def counted(truth: list[list[bool]], scores: list[list[float]]) -> tuple[list[fl
 
 
 def by_tag(truth: list[list[bool]], scores: list[list[float]]) -> list[tuple[list[float], Counts]]:
-    """The same of each tag."""
+    """Return the same for each tag."""
     return [counted([[row[tag]] for row in truth], [[row[tag]] for row in scores]) for tag in range(len(truth[0]))]
 
 
 def textbook(truth: list[list[bool]], scores: list[list[float]]) -> list[float]:
-    """Micro-averaged AUPRC and that of each tag, points of equal recall in the challenge's order."""
+    """Return the micro AUPRC and that of each tag; points of equal recall keep the order of the challenge's code."""
     return [area(counted(truth, scores)[1]), *(area(counts[::-1]) for _, counts in by_tag(truth, scores))]
 
 
 def thrifty(truth: list[list[bool]], scores: list[list[float]]) -> list[float]:
-    """The same, but the pooled counts are the sums of the tags' counts, each at its smallest threshold above."""
+    """Return the same, but with pooled counts that are sums over the tags, each at its next higher threshold."""
     tags = by_tag(truth, scores)
     union = sorted({threshold for thresholds, _ in tags for threshold in thresholds})
     at = [[counts[bisect_left(thresholds, threshold)] for thresholds, counts in tags] for threshold in union]
-    pooled = [tuple(map(sum, zip(*counts, strict=True))) for counts in at]
+    pooled = [(sum(tp), sum(fp), sum(fn)) for tp, fp, fn in (zip(*counts, strict=True) for counts in at)]
     return [area(pooled), *(area(counts[::-1]) for _, counts in tags)]
 
 

@@ -1,7 +1,7 @@
-"""Side by side: what is compared takes turns on one core, and ratios are of medians.
+"""Timing of alternatives that take turns on one core.
 
-Times are the process's CPU seconds: on one thread they are the wall's on a quiet machine, and neighbours change them
-least.
+Times are CPU seconds of the process. On one thread they equal wall time on an idle machine, and other processes disturb
+them least. Ratios are those of medians.
 """
 
 import json
@@ -33,13 +33,13 @@ class Figure:
     """One line of the table.
 
     Attributes:
-        what: is measured, against what.
-        value: the ratio, or seconds, or a share.
-        low: least over the pairs.
-        high: greatest.
-        unit: behind the numbers, such as ×.
-        target: that `value` must not fall below, or exceed where `at_most`; None of what has none.
-        at_most: the target is an upper limit.
+        what: what is measured, and what it is compared with.
+        value: ratio, seconds or share.
+        low: smallest value of a single turn.
+        high: largest value of a single turn.
+        unit: unit after the numbers, such as ×.
+        target: lower limit of `value`, or upper limit if `at_most`; None if there is none.
+        at_most: whether the target is an upper limit.
     """
 
     what: str
@@ -53,19 +53,19 @@ class Figure:
 
 @dataclass
 class Report:
-    """What a script found: the table, notes with figures in them, and tables of profiles by caption."""
+    """What a script found: rows of the table, notes, and tables of profiles by caption (the first row is the head)."""
 
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     profiles: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def print(self) -> None:
-        """Write it to standard output as JSON."""
+        """Print it as one line of JSON."""
         print(json.dumps(asdict(self)))
 
 
 def one_thread() -> None:
-    """Pin this process to one core, and torch to one thread; memory is kept, as in training."""
+    """Pin this process to one core and torch to one thread; freed memory is kept, as in training."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     threadpool_limits(1)  # of NumPy's and SciPy's BLAS, whose idle threads spin
@@ -73,7 +73,7 @@ def one_thread() -> None:
 
 
 def interleaved(jobs: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Run all jobs in turn, `rounds` times after one that does not count; return CPU seconds by name."""
+    """Run all jobs in turn: once to warm up, then `rounds` times. Return the CPU seconds by name."""
     times: Times = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
@@ -84,7 +84,7 @@ def interleaved(jobs: Mapping[str, Callable[[], object]], rounds: int) -> Times:
 
 
 def ratio(what: str, over: list[float], under: list[float], target: float | None = None, **more: Any) -> Figure:
-    """Return the ratio of the medians; its spread is over the pairs."""
+    """Return the ratio of the medians, with the smallest and the largest ratio of a single turn."""
     pairs = [a / b for a, b in zip(over, under, strict=True)]
     return Figure(
         what, statistics.median(over) / statistics.median(under), min(pairs), max(pairs), target=target, **more
@@ -92,7 +92,7 @@ def ratio(what: str, over: list[float], under: list[float], target: float | None
 
 
 def milliseconds(seconds: list[float]) -> str:
-    """Write a median."""
+    """Return the median in milliseconds."""
     return f"{statistics.median(seconds) * 1000:.3g} ms"
 
 
@@ -109,7 +109,7 @@ def operators(job: Callable[[], object], rows: int = 8) -> list[list[str]]:
 
 
 def settings(*changes: str) -> Config:
-    """Return params.yaml with other values of some keys, `key.of.it=value`."""
+    """Return params.yaml with changes such as `teacher.seed=1`."""
     return load(ROOT / "params.yaml", changes)
 
 

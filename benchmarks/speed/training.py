@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.speed.epochs import Setting, epoch
 from benchmarks.speed.timing import Report, embedded, interleaved, milliseconds, one_thread, operators, ratio, settings
 from iusp.config.augmentation import Augmentation
+from iusp.config.base import Architecture
 from iusp.config.training import Training
 from iusp.evaluation.cost import multiply_accumulates
 from iusp.features.augmentation import draw_view
@@ -20,7 +21,7 @@ from iusp.training.data import Batch, TrainingData, batches, epoch_order
 from iusp.training.loop import TrainingJob, label_loss, train
 from iusp.training.networks import new_network
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Architecture, int]] = {
     "default teacher": ("residual", 320_000),
     "student, 24 k": ("plain", 24_000),
     "student, 7 k": ("plain", 7000),
@@ -43,7 +44,7 @@ def auprc(
     """Train and return the best micro AUPRC on validate."""
     tagger, description = new_network(*network, data, config, seed)
     if plain:
-        tagger.to(memory_format=torch.contiguous_format)
+        tagger.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         return {"labels": label_loss(logits, batch.targets, batch.mask)}
