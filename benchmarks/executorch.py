@@ -1,6 +1,7 @@
-"""ExecuTorch beside ONNX Runtime: size, share of XNNPACK, difference from PyTorch, time; into docs/device.md.
+"""Compare ExecuTorch with ONNX Runtime (size, operators in XNNPACK, parity, time), for docs/device.md.
 
-Needs the extra (make executorch). The networks are normalised on recordings, not trained: no figure here depends on it.
+This needs the extra (`make executorch`). The networks are normalised on recordings but not trained, because no
+figure here depends on training.
 """
 
 import argparse
@@ -34,7 +35,10 @@ CLIPS = 100
 
 
 def normalise(network: Tagger, spectrograms: torch.Tensor) -> None:
-    """Have the layers pass on what differs between clips, as training makes them; else parity proves nothing."""
+    """Set the normalisation of a network so that its output depends on the clip, as after training.
+
+    Without it, all clips give the same output, and equal outputs would prove nothing.
+    """
     with torch.no_grad():
         network.mean.copy_(spectrograms.mean(dim=(0, 1)))
         network.std.copy_(spectrograms.std(dim=(0, 1)))
@@ -46,7 +50,7 @@ def normalise(network: Tagger, spectrograms: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Measure every family, and write the table."""
+    """Measure every family and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     rounds = parser.parse_args().rounds

@@ -1,4 +1,4 @@
-"""The training code on a GPU: clips per second and share of peak for the large teacher."""
+"""Training of the large teacher on a GPU: clips per second, and share of the peak throughput."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ BATCH, GEMM, ROUNDS = 256, 8192, 5
 
 
 def seconds(job: Callable[[], object]) -> float:
-    """Return the median wall time of a job on the GPU, after one that does not count."""
+    """Return the median wall time of a job on the GPU, after one run to warm up."""
     times = []
     for _ in range(ROUNDS + 1):
         torch.cuda.synchronize()

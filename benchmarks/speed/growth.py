@@ -1,6 +1,6 @@
-"""Growth: 250, 1000 and 4000 clips through the features step and one epoch of training; time and memory of each.
+"""Time and memory of the features step and of one training epoch, for 250, 1,000 and 4,000 clips.
 
-The clips are 250 embedded recordings over and over. Each size has a process of its own.
+The clips are 250 embedded recordings, repeated. Each size runs in a process of its own.
 """
 
 import json
@@ -28,14 +28,14 @@ STUDENT: tuple[Architecture, int] = ("plain", 7000)
 
 
 class Memory(threading.Thread):
-    """Watches the anonymous memory of this process and its workers; `peak` in bytes."""
+    """Watches the anonymous memory of this process and its workers; `peak` is the maximum in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.peak, self.ended = 0, threading.Event()
 
     def run(self) -> None:
-        """Look every 20 ms."""
+        """Look at the memory every 20 ms."""
         while not self.ended.wait(0.02):
             self.peak = max(
                 self.peak, sum(_anonymous(pid) for pid in [os.getpid(), *(c.pid for c in active_children())])
@@ -43,7 +43,7 @@ class Memory(threading.Thread):
 
 
 def _anonymous(pid: int | None) -> int:
-    """Bytes that are no pages of files, which the kernel may take back."""
+    """Return the bytes of a process without cached files, which the kernel can drop."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -52,7 +52,7 @@ def _anonymous(pid: int | None) -> int:
 
 
 def _seconds() -> float:
-    """CPU seconds of this process and of those that have ended."""
+    """Return the CPU seconds of this process and of its finished child processes."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -105,7 +105,7 @@ def main() -> None:
         seconds = [found[size][what][0] for size in SIZES]
         peaks = [found[size][what][1] for size in SIZES]
         step = (SIZES[2] - SIZES[1]) / (SIZES[1] - SIZES[0])
-        # Differences, so that what a process costs at its start is not counted.
+        # Differences leave out the start of the process.
         growth = (seconds[2] - seconds[1]) / (seconds[1] - seconds[0]) / step
         name = {"features": "the features step", "epoch": "a training epoch"}[what]
         report.figures.append(

@@ -1,7 +1,7 @@
-"""`make run`: the whole pipeline with params.yaml's settings, and what of its time is not computing.
+"""How much of the time of `make run` is overhead: DVC, imports and MLflow.
 
-DVC runs it in a copy of the project; each step's process notes when it began, when it had imported what it needs and
-opened MLflow, and how long the step itself took.
+DVC runs the pipeline with the settings of params.yaml in a copy of the project. The process of each step records when
+it started, how long its imports took, and how long the step itself took.
 """
 
 import importlib
@@ -20,12 +20,12 @@ from iusp.cli.console import readable_failures
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "data" / "performance"
-POOLS = ("dataset", "features", "student")  # steps whose workers import the step again
+POOLS = ("dataset", "features", "student")  # steps with worker processes, which import the step again
 SHIM = '#!/bin/sh\nBEGAN=$(date +%s.%N) exec "{python}" -m benchmarks.speed.overhead "$@"\n'
 
 
 def step(arguments: list[str]) -> None:
-    """Run `iusp` with these arguments, and append what took how long to the file that TIMES names."""
+    """Run `iusp` with these arguments, and append the times to the file in the environment variable TIMES."""
     times: dict[str, Any] = defaultdict(float, step=" ".join(arguments))
     start = time.time()
     module = importlib.import_module(f"iusp.steps.{arguments[0]}")
@@ -57,7 +57,7 @@ def step(arguments: list[str]) -> None:
 
 
 def project() -> Path:
-    """Copy what DVC needs into an empty folder."""
+    """Copy what DVC needs into an empty folder, and return the folder."""
     folder = WORK / "project"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def project() -> Path:
 
 
 def main() -> None:
-    """Measure and print; as a step, be one."""
+    """Measure and print; with arguments, run a step."""
     if len(sys.argv) > 1:
         step(sys.argv[1:])
         return
