@@ -14,7 +14,7 @@ from filelock import FileLock
 from tests.support import s3_servers
 from tests.support.project import STEPS, Project
 
-# A busy machine is no failure, and a failure must be one for everybody.
+# No deadline: a busy machine must not fail a test. The same examples in every run: a failure is one for everybody.
 hypothesis.settings.register_profile("iusp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("iusp")
 
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose steps have run without DVC; only to be read, as all of pytest's processes share it."""
+    """A project whose steps have run without DVC. Read it only: all processes of pytest share it."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
     shared.mkdir(exist_ok=True)
@@ -56,14 +56,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 @pytest.fixture(params=s3_servers.KINDS)
 def server(request: pytest.FixtureRequest, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an S3 server, which boto3 is told."""
+    """The address of an S3 server, for which boto3 is configured."""
     s3_servers.use(monkeypatch, servers[request.param])
     return servers[request.param]
 
 
 @pytest.fixture
 def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_servers.Proxy]:
-    """A proxy in front of that server, which boto3 is told instead."""
+    """A proxy in front of that server, for which boto3 is configured instead."""
     with s3_servers.proxying(server) as proxy:
         s3_servers.use(monkeypatch, proxy.address)
         monkeypatch.setattr("iusp.io.s3.PAUSE_SECONDS", 0.01)

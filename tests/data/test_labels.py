@@ -216,6 +216,7 @@ clips = st.dictionaries(
 )
 
 
+@pytest.mark.integration
 @given(clips, st.sampled_from(["any", "majority", "mean"]), st.sampled_from(["from-fine", "as-published"]))
 def test_labels_are_those_of_a_naive_twin(clips, rule, coarse):
     annotations = pd.DataFrame(

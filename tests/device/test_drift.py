@@ -18,6 +18,8 @@ from iusp.cli.main import main
 from iusp.device.drift import BINS, Drift, compare, holm
 from iusp.evaluation.predictions import write_predictions
 
+pytestmark = pytest.mark.integration
+
 TAGS = ["1_engine", "8_dog"]
 # Few different values, so that ties, within and between, are the rule.
 numbers = st.lists(st.integers(0, 12).map(lambda value: value / 8), min_size=1, max_size=60).map(np.array)

@@ -1,4 +1,4 @@
-"""The fault suite's table: what was tried, how often, what came of it and what was lost."""
+"""The fault suite's table: what was tried, how often, the outcome, and how much was lost."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.support.sampling import FULL
 from tests.support.workspace import existing, run_undisturbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-HEAD = "| what was tried | times | what came of it | lost |\n|---|--:|---|--:|\n"
+HEAD = "| what was tried | times | outcome | lost |\n|---|--:|---|--:|\n"
 START, END = "<!-- table -->\n", "<!-- /table -->"
 
 
@@ -37,10 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def tried(record_property: Callable[[str, object], None]) -> Tried:
-    """A function that puts a line into the table; the test asserts that no more is lost, this tells."""
+    """A function that adds a row to the table. It reports; the test itself asserts how much may be lost."""
 
     def line(what: str, times: int, outcome: str, lost: int = 0) -> None:
-        # A property of the report, as only that travels from xdist's workers.
+        # xdist's workers send properties of the report to the main process, and nothing else.
         record_property("fault", [what, times, outcome, lost])
 
     return line
@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if config.getoption("--write-page", False):
         every, passed = collected(config), {one.nodeid for one in stats.get("passed", []) if one.when == "call"}
         if every - passed or stats.get("failed") or stats.get("error"):
-            missing = f"{len(every - passed)} of {len(every)} tests of tests/faults did not pass, or not run"
+            missing = f"{len(every - passed)} of {len(every)} tests of tests/faults did not pass or did not run"
             terminalreporter.write_line(f"docs/{PAGE.name} is left as it is: {missing}")
         else:
             before, _, rest = PAGE.read_text().partition(START)
@@ -71,7 +71,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def collected(config: pytest.Config) -> set[str]:
-    """All tests of this folder, whichever were selected; another process looks, as xdist's own collects nothing."""
+    """Return all tests of this folder, selected or not; under xdist, only another process collects."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", Path(__file__).parent]
     done = subprocess.run(command, cwd=config.rootpath, capture_output=True, text=True, check=True)
     return {line for line in done.stdout.splitlines() if line.startswith("tests/faults/") and "::" in line}
@@ -79,7 +79,7 @@ def collected(config: pytest.Config) -> set[str]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, float]]:
-    """The pipeline, run undisturbed, and how many seconds each step was at work; once for all of xdist's workers."""
+    """The pipeline, run undisturbed once for all of xdist's workers, and the seconds that each step took."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with FileLock(folder / "undisturbed.lock"):

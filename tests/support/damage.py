@@ -1,4 +1,4 @@
-"""Damage done by seed, and how commands answer to it."""
+"""Seeded damage to files, and checks of how commands refuse it."""
 
 import random
 import resource
@@ -12,17 +12,17 @@ from click.testing import CliRunner, Result
 from iusp.cli.main import main
 from tests.support.local_servers import environment
 
-LONGEST = 5000  # characters of a refusal
-HANG = 400  # seconds, after which a command is said to hang; nothing is timed
+LONGEST = 5000  # characters that an error message may have
+HANG = 400  # seconds after which a command counts as hanging
 
 
 def called(*arguments: object) -> Result:
-    """Run a command in this process; what it does not turn into a line would be a traceback."""
+    """Run a command in this process; an exception that it does not handle is in the result."""
     return CliRunner().invoke(main, [str(one) for one in arguments])
 
 
 def apart(folder: Path, *arguments: object, memory: int) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, which may address so many bytes."""
+    """Run a command in a process of its own whose address space is limited to `memory` bytes."""
     return subprocess.run(
         [sys.executable, "-m", "iusp", *map(str, arguments)],
         cwd=folder,
@@ -35,12 +35,12 @@ def apart(folder: Path, *arguments: object, memory: int) -> subprocess.Completed
 
 
 def is_one_line(text: str) -> bool:
-    """Tell whether it is one line that a person can read, and a terminal does not act on."""
+    """Return whether the text is one short, printable error line of `iusp`."""
     return text.endswith("\n") and text[:-1].isprintable() and text.startswith("iusp: ") and len(text) < LONGEST
 
 
 def refusal(done: Result | subprocess.CompletedProcess[str]) -> str:
-    """Return the one line with which a command has refused something."""
+    """Return the error line of a command; assert that it is the only one, with exit status 2."""
     if isinstance(done, Result):
         assert isinstance(done.exception, SystemExit), repr(done.exception)
         status = done.exit_code
@@ -52,7 +52,7 @@ def refusal(done: Result | subprocess.CompletedProcess[str]) -> str:
 
 
 def mutated(content: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Yield so many damaged copies: bytes replaced, bits flipped, parts cut, doubled, blanked or put in."""
+    """Yield `count` damaged copies: bytes replaced, bits flipped, parts removed, doubled, zeroed or inserted."""
     chance = random.Random(seed)
     for number in range(count):
         start = chance.randrange(len(content))

@@ -1,4 +1,4 @@
-"""Tensors to compute losses of, and twins of the losses' common terms: plain loops in float64."""
+"""Input tensors for losses, and naive versions of the losses' common terms: plain loops in float64."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def wave(*shape: int, phase: float = 0.0) -> Tensor:
-    """Numbers that no random generator's next version changes."""
+    """Return numbers that do not depend on the version of a random generator."""
     return (torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + phase).sin().reshape(shape)
 
 

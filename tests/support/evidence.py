@@ -103,7 +103,7 @@ def register_version(
 
 
 def evaluated(folder: Path, noise: float) -> None:
-    """What the dataset and evaluation steps leave for registration, of one student."""
+    """Write what registration reads from the dataset and evaluation steps, for one student."""
     write_json(folder / "dataset/dataset.json", {"digest": "data"})
     for name in ("quarantine.csv", "unmatched.csv"):
         (folder / "dataset" / name).write_text("")

@@ -28,7 +28,7 @@ TAGS = ["1_engine", "6_music", "8_dog"]
 
 
 def noise(config: Features, clips: int) -> torch.Tensor:
-    """Clips with a quiet and a silent part."""
+    """Return clips with a quiet and a silent part."""
     samples = torch.randn(clips, clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
     samples[:, : clip_length(config) // 3] *= 0.01
     samples[-1, -clip_length(config) // 3 :] = 0
@@ -40,7 +40,7 @@ def network(architecture: str) -> Tagger:
     tagger = models.build(architecture, models.ARCHITECTURES[architecture].WIDTHS[0], len(TAGS), CONFIG.mel_bands)
     with torch.no_grad():
         for name, buffer in tagger.named_buffers():
-            # What training leaves there, so that folding it in is seen.
+            # Values as after training: the test then sees a mistake in folding them into other layers.
             if name.endswith(("running_mean", "mean")):
                 buffer.normal_(0, 0.1)
             elif name.endswith(("running_var", "std")):
@@ -49,7 +49,7 @@ def network(architecture: str) -> Tagger:
 
 
 def recordings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of the embedded data set, cut to the small front-end's length, and their log-mel."""
+    """Return short clips of the embedded data set and their log-mel spectrograms."""
     samples = [scene(0, "test", number).samples[: clip_length(CONFIG)] for number in range(count)]
     clips = torch.from_numpy(np.stack(samples).astype(np.float32))
     return clips, torch.stack([log_mel(one, CONFIG.sample_rate, CONFIG) for one in clips])
@@ -104,7 +104,7 @@ def write_exported(folder: Path, calibration: NDArray[np.float16]) -> None:
 
 
 def replaced(exported: Path, folder: Path, content: bytes) -> Path:
-    """A package in which somebody has put another model, and its checksum."""
+    """Return the path of a model that was put into a copy of the package together with its checksum."""
     shutil.copytree(exported, folder)
     (folder / "float32.onnx").write_bytes(content)
     description = json.loads((folder / "device.json").read_text())

@@ -1,4 +1,4 @@
-"""What lies in a folder."""
+"""Comparing folders."""
 
 from pathlib import Path
 

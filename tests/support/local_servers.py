@@ -1,4 +1,4 @@
-"""Servers on loopback, each a process of its own, and the environment that processes are started in."""
+"""Servers on loopback, each in a process of its own, and the environment in which tests start processes."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ END_SECONDS = 60
 
 
 def environment() -> dict[str, str]:
-    """The environment of a user who has activated the virtual environment and set nothing else."""
+    """Return the environment of a user who has activated the virtual environment and set nothing else."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "IUSP_", "DVC_"))}
     author = {
         f"GIT_{who}_{what}": value
@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
 
 
 def heed_interrupts() -> None:
-    """For `preexec_fn`: what a shell starts in the background ignores Ctrl-C, and so would its children."""
+    """Accept Ctrl-C, which a shell's background processes and their children ignore; for `preexec_fn`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -42,7 +42,7 @@ def free_port() -> int:
 def started(
     command: Sequence[str | Path], port: int, folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a server in a folder, which keeps its log, and wait until its port answers; end it afterwards."""
+    """Start a server, wait until its port answers, and end it afterwards; `folder` keeps its log."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, preexec_fn=end_with_parent)
     try:
@@ -67,9 +67,9 @@ def started(
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """The address of MLflow's server on sqlite."""
+    """Run MLflow's server on SQLite; yield its address."""
     port = free_port()
-    # Of several workers, a busy machine lets uvicorn kill those that are late; one has threads enough to race.
+    # One worker: on a busy machine uvicorn kills workers that start late. Its threads are enough for race conditions.
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
     with started(command, port, folder, environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}):

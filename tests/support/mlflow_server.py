@@ -1,4 +1,4 @@
-"""MLflow servers that can be killed and are back at once.
+"""MLflow servers that can be killed and restarted at once.
 
 `mlflow server` takes seconds to import what it needs. One process does that once; what it forks is what `mlflow server`
 starts: uvicorn with MLflow's application, on sqlite, on loopback.
@@ -51,9 +51,9 @@ class Server:
 
 @contextmanager
 def forking() -> Iterator["subprocess.Popen[str]"]:
-    """What servers are forked from."""
+    """Start the process from which servers are forked."""
     path = os.pathsep.join(sys.path)
-    # Of somebody's own settings, and of the tests', nothing reaches a server.
+    # No setting of the user or of a test reaches a server.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.mlflow_server"],
@@ -63,7 +63,7 @@ def forking() -> Iterator["subprocess.Popen[str]"]:
         text=True,
     ) as process:
         yield process
-        # It ends at the end of its input.
+        # The process ends when its input is closed.
 
 
 def _serve(port: int, folder: Path) -> None:
@@ -85,14 +85,14 @@ def _serve(port: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Fork servers until the input ends, and end them then."""
+    """Fork servers until the input ends; then end the servers."""
     import importlib
 
     for name in ("uvicorn", "mlflow.server.fastapi_app"):
         importlib.import_module(name)
     for kind in ("tracking", "model_registry"):
         importlib.import_module(f"mlflow.store.{kind}.sqlalchemy_store")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that are killed
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # killed servers leave no zombie
     running = []
     for line in sys.stdin:
         port, folder = line.split(maxsplit=1)

@@ -14,8 +14,8 @@ from tests.support.local_servers import environment
 
 ROOT = Path(__file__).parents[2]
 Tried = Callable[..., None]
-"""Puts a line into the fault suite's table: what was tried, how often, what came of it, how much was lost."""
-# The pipeline at its smallest: everything real, nothing good.
+"""Adds a row to the fault suite's table: what was tried, how often, the outcome, how much was lost."""
+# The smallest pipeline: every step is real, and the networks are poor.
 SMALL: dict[str, Any] = {
     "dataset": {"clips": {"train": 40, "validate": 20, "test": 20}},
     "features": {"hop_length": 1600, "mel_bands": 32, "clips_per_shard": 16},

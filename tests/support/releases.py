@@ -1,4 +1,4 @@
-"""Device folders to release, and what of a release lies in a bucket or on a device."""
+"""Device folders to release, and the files of a release in a bucket or on a device."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def device_folder(folder: Path, content: str) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Return the files of a release that are whole."""
+    """Return the complete files of a release by name."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LATEST}
     return {name: (folder / name).read_bytes() for name in names}
 
 
 def bucket(server: str, prefix: str) -> dict[str, bytes]:
-    """Return what is below the prefix, by name."""
+    """Return the objects below a prefix by name."""
     client = s3_servers.client(server)
     keys = [one["Key"] for one in client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", ())]
     return {key.removeprefix(f"{prefix}/"): client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}

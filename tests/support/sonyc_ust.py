@@ -28,7 +28,7 @@ ROWS = [
 
 
 def wav(seed: int, seconds: int = 1) -> bytes:
-    """Noise, which no gzip makes much smaller."""
+    """Return a WAV file of noise, which gzip cannot make much smaller."""
     stream = io.BytesIO()
     soundfile.write(stream, np.random.default_rng(seed).uniform(-0.5, 0.5, seconds * RATE), RATE, format="WAV")
     return stream.getvalue()
@@ -38,7 +38,7 @@ CLIPS = {name: wav(number) for number, name in enumerate(name for names in NAMES
 
 
 def annotations(rows: list[dict[str, Any]]) -> str:
-    """The CSV with all of SONYC-UST's columns, proximities included."""
+    """Return the CSV with all columns of SONYC-UST, including proximities."""
     table = pd.DataFrame(rows)
     for column in COLUMNS[8:]:
         table[column.replace("_presence", "_proximity")] = "notsure"
@@ -46,7 +46,7 @@ def annotations(rows: list[dict[str, Any]]) -> str:
 
 
 def nineteen(clips: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """The archives of v2.3."""
+    """Spread clips over 19 archives, as in v2.3."""
     archives: dict[str, dict[str, bytes]] = {f"audio-{number}.tar.gz": {} for number in range(19)}
     for number, (name, content) in enumerate(clips.items()):
         archives[f"audio-{5 * number % 19}.tar.gz"][f"audio/{name}"] = content
@@ -64,6 +64,6 @@ def publish(folder: Path, archives: dict[str, dict[str, bytes]], rows: list[dict
 
 
 def pin(project: Project, rows: list[dict[str, Any]]) -> None:
-    """Let a project's own code take these rows for the annotations of v2.3, whose MD5 is known."""
+    """Make a project accept these rows as the annotations of v2.3, by replacing the MD5 in its copy of the code."""
     module, known = project.folder / "iusp/sources/sonyc_ust.py", sonyc_ust.VERSIONS["v2.3"].md5s["annotations.csv"]
     module.write_text(module.read_text().replace(known, hashlib.md5(annotations(rows).encode()).hexdigest()))

@@ -1,4 +1,4 @@
-"""A small world for networks to learn, and the teacher and student steps in it."""
+"""A small data set with features, called a world, and the teacher and student steps on it."""
 
 import json
 import shutil

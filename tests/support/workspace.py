@@ -1,4 +1,4 @@
-"""The pipeline at its smallest, run undisturbed once, and what two runs of it have in common."""
+"""A small pipeline that is run undisturbed once, and comparisons of other runs with it."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ SETTINGS: dict[str, Any] = {
     "evaluation": {"resamples": 20, "pictured_clips": 1},
 }
 STUDENTS = {"small": {"architecture": "plain", "parameters": 2500, "method": "iusp+kd", "seeds": [0, 1]}}
-# Files of which `unrepeated` leaves something out.
-UNREPEATED = (
+# Files from which `repeatable` removes something.
+NOT_REPEATABLE = (
     "latency.json",
     "measurements.json",
     "comparison.md",
@@ -34,7 +34,7 @@ UNREPEATED = (
     "registration.json",
     "MLmodel",
 )
-# A step's command, and what it writes.
+# The command of each step, and the outputs of each step.
 COMMANDS = {
     "dataset": ("iusp", "dataset"),
     "features": ("iusp", "features"),
@@ -67,7 +67,7 @@ def existing(folder: Path) -> Project:
 
 
 def copied(undisturbed: Project, folder: Path, step: str) -> Project:
-    """A copy of the workspace as it is before a step; before registration, MLflow knows nothing yet."""
+    """Copy the workspace as it is before a step; before registration, MLflow is empty."""
     steps = list(OUTPUTS)
     outputs = [output for later in steps[steps.index(step) :] for output in OUTPUTS[later]]
     omitted = {undisturbed.folder / output for output in outputs}
@@ -96,8 +96,10 @@ def start(project: Project, *command: str, **extra: str) -> "subprocess.Popen[st
 
 
 def is_at_work(process: "subprocess.Popen[str]", step: str) -> bool:
-    """Whether a step, run by this process, has done with its imports: it holds its work, or MLflow's database, open."""
-    with suppress(psutil.NoSuchProcess, FileNotFoundError, PermissionError):  # it, or one of its files, has just gone
+    """Return whether a step has finished its imports: it has a file of its working folder or of MLflow open."""
+    with suppress(
+        psutil.NoSuchProcess, FileNotFoundError, PermissionError
+    ):  # the process or one of its files has just ended
         for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
             if {"iusp", step} <= {Path(word).name for word in one.cmdline()}:
                 held = [str(link.readlink()) for link in Path(f"/proc/{one.pid}/fd").iterdir()]
@@ -111,28 +113,28 @@ def await_work(process: "subprocess.Popen[str]", step: str) -> None:
 
 
 def kill(process: "subprocess.Popen[str]") -> bool:
-    """Kill a process and all that it has started; tell whether it was still there."""
+    """Kill a process and all that it has started; return whether it was still running."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
 
 
 def contents(folder: Path, *tops: str) -> dict[str, str]:
-    """The SHA-256 of every file, but for what is measured or named anew by every run (`unrepeated`)."""
+    """Return the SHA-256 of what `repeatable` leaves of every file."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(unrepeated(path)).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(repeatable(path)).hexdigest()
         for top in tops or ("data", "models", "reports")
         for path in sorted([folder / top, *(folder / top).rglob("*")])
         if path.is_file() and path.name != ".gitignore"
     }
 
 
-def unrepeated(path: Path) -> bytes:
-    """A file's bytes, without what two undisturbed runs don't have in common either.
+def repeatable(path: Path) -> bytes:
+    """Return a file's bytes without the parts that differ between two undisturbed runs.
 
-    Times that were measured: all numbers of `latency.json`, `latency_ms` of `measurements.json`, and the numbers with
-    two decimals in the tables of `comparison.md` and `report.html`. MLflow's names: `run_id` of `registration.json`,
-    and of `MLmodel` when and as what MLflow saved the model, and its size.
+    Measured times: all numbers of `latency.json`, `latency_ms` of `measurements.json`, and the numbers with
+    two decimals in the tables of `comparison.md` and `report.html`. Identifiers and times from MLflow:
+    `run_id` of `registration.json`; the time, identifier and size of the model in `MLmodel`.
     """
     if path.name == "latency.json":
         return repr(sorted(_keys(json.loads(path.read_text())))).encode()
@@ -157,7 +159,7 @@ def _keys(value: Any, name: str = "") -> Iterator[str]:
 
 
 def registered(uri: str) -> dict[str, Any]:
-    """What MLflow holds, without the identifiers and times that it gave: runs by parent and name, and versions."""
+    """Return the runs (by parent and name) and versions in MLflow, without its identifiers and times."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("iusp")
     assert experiment
@@ -196,11 +198,11 @@ def _artifacts(client: MlflowClient, run_id: str, path: str | None = None) -> It
         if one.is_dir:
             yield from _artifacts(client, run_id, one.path)
         else:
-            yield one.path, 0 if Path(one.path).name in UNREPEATED else one.file_size
+            yield one.path, 0 if Path(one.path).name in NOT_REPEATABLE else one.file_size
 
 
 def run_undisturbed(folder: Path) -> dict[str, float]:
-    """Run every step, and return how many seconds each was at work."""
+    """Run every step; return how many seconds each took after its imports."""
     project, seconds = new_project(folder), {}
     for step, command in COMMANDS.items():
         process = start(project, *command)

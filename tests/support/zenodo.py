@@ -1,4 +1,4 @@
-"""SONYC-UST in small, as Zenodo publishes it, and an HTTP server on loopback that serves and misbehaves as told."""
+"""An HTTP server on loopback that serves a folder as a Zenodo record, with the faults that a test asks for."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ RECORDS = {2019: 3338310, "v2.3": 3966543}
 
 
 def pack(path: Path, clips: dict[str, bytes]) -> None:
-    """Write a .tar.gz of files by their paths in it."""
+    """Write a .tar.gz with the given files, by their paths in the archive."""
     with tarfile.open(path, "w:gz") as tar:
         for name, content in clips.items():
             member = tarfile.TarInfo(name)
@@ -29,7 +29,7 @@ def pack(path: Path, clips: dict[str, bytes]) -> None:
 
 
 def describe(folder: Path, version: int | str, address: Callable[[str], str] = lambda name: "https://") -> bytes:
-    """Return what Zenodo's record API answers of a folder's files."""
+    """Return the answer of Zenodo's record API for the files of a folder."""
     files = [
         {
             "id": "0d1e24f3",
@@ -51,12 +51,12 @@ class Fault:
 
     Attributes:
         status: answer with this status.
-        headers: to be sent besides.
+        headers: send these headers, too.
         keep: send this many bytes of the body and break off.
-        stall: wait with the rest until this is set.
-        drip: send the rest byte by byte, with pauses of so many seconds.
-        body: to be sent instead.
-        ranges: whether ranges are heeded.
+        stall: send the rest when this event is set.
+        drip: send the rest byte by byte, with pauses of this many seconds.
+        body: send this instead of the file.
+        ranges: whether the server honours Range headers.
     """
 
     status: int = 0
@@ -72,7 +72,7 @@ class Zenodo(ThreadingHTTPServer):
     """Serves a folder as `/api/records/<id>/files/<name>/content`, its record at `/api/records/<id>`, and all by name.
 
     Attributes:
-        fault: asked with the file's name (`record.json` for the record) and how many requests for it came before.
+        fault: returns the fault for a file name (the record is `record.json`) and the number of earlier requests.
         requests: name and Range header of every request, in order.
     """
 
@@ -94,11 +94,11 @@ class Zenodo(ThreadingHTTPServer):
         return path.read_bytes() if path.is_file() else None
 
     def asked(self, name: str) -> list[str]:
-        """The Range headers of the requests for a file."""
+        """Return the Range headers of the requests for a file."""
         return [asked_range for asked, asked_range in self.requests if asked == name]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The other side has broken off: it was meant to, or was killed."""
+        """Ignore it: a test broke the connection on purpose, or killed the client."""
 
 
 @contextmanager

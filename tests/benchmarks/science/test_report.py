@@ -14,6 +14,8 @@ from benchmarks.science.report import results_page, write_report
 from benchmarks.science.study import METHOD_NAMES, read_study
 from iusp.errors import InputError
 
+pytestmark = pytest.mark.integration
+
 TEACHERS = {"embedded": 0.81, "esc-ust": 0.55}
 SIZES = {"small": (5_568, 0.60), "medium": (21_496, 0.66), "lstm": (60_000, 0.68)}
 # Gain over labels on test; where the effect is near its spread, a result is null.
