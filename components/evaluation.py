@@ -1,88 +1,48 @@
-"""Step 5 on a cluster.
+"""Step 5 on a cluster: a component with one input for each seed of each student.
 
-Kubeflow gathers the outputs of a loop into one list, but a loop's tasks have no names of their own. So that every
-student is a task with its name, and its model an arrow in the graph, this component has one input for each of them.
+Kubeflow can gather only the outputs of a loop into one list, and a loop's tasks have no names of their own. Here every
+student is a task with its name and its model an arrow in the graph, so the component needs an input for each of them.
+Its source is `evaluation.py.jinja`.
 """
 
-import inspect
-import linecache
+import runpy
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from kfp.dsl.python_component import PythonComponent
-
-from components import step
-
-
-def _evaluation(
-    config: str,
-    dataset: Input[Dataset],
-    recordings: Input[Dataset],
-    features: Input[Dataset],
-    teacher: Input[Model],
-    STUDENTS: Input[Model],
-    evaluation: Output[Artifact],
-    metrics: Output[Metrics],
-    report: Output[HTML],
-    comparison: Output[Markdown],
-) -> None:
-    """Measure how good the teacher and every student are, and what they cost.
-
-    Args:
-        config: `evaluation` of params.yaml, as JSON.
-        dataset: of the dataset step.
-        recordings: of the dataset step.
-        features: of the features step.
-        teacher: of the teacher step.
-        STUDENTS: of the student step, for one seed.
-        evaluation: metrics, predictions, pictures, report, and the models as they will be registered.
-        metrics: AUPRC and cost of every network.
-        report: the report, with its pictures.
-        comparison: the networks side by side.
-    """
-    import shutil
-    from pathlib import Path
-
-    from iusp.cli.console import readable_failures, shown_progress
-    from iusp.config.evaluation import Evaluation as Config
-    from iusp.evaluation.report import headline_numbers
-    from iusp.steps.evaluation import Inputs, run
-
-    students = {name: [Path(model.path) for model in models] for name, models in STUDENTS.items()}
-    data = Path(dataset.path), Path(recordings.path), Path(features.path)
-    inputs = Inputs(*data, Path(teacher.path), students)
-    output = Path(evaluation.path)
-    with readable_failures(), shown_progress() as reporter:
-        run(Config.model_validate_json(config), inputs, output, reporter)
-    for name, number in headline_numbers(output).items():
-        metrics.log_metric(name, number)
-    shutil.copyfile(output / "report.html", report.path)
-    shutil.copyfile(output / "comparison.md", comparison.path)
-    evaluation.metadata |= {"display_name": "evaluation"}
 
 
 def input_name(student: str, seed: int) -> str:
-    """Return the name of the input that takes a student's model."""
+    """Return the name of the input that takes the model of one seed of a student."""
     return f"{student}_seed_{seed}"
 
 
-def evaluation_of(students: Mapping[str, Sequence[int]]) -> PythonComponent:
-    """Return the component that evaluates these students, by name, and their seeds."""
-    source = inspect.getsource(_evaluation).replace("def _evaluation(", "def evaluation(")
-    names = {student: [input_name(student, seed) for seed in seeds] for student, seeds in students.items()}
-    declared = "".join(f"    {name}: Input[Model],\n" for inputs in names.values() for name in inputs)
-    documented = "".join(
-        f"        {input_name(student, seed)}: of the student step: {student}, seed {seed}.\n"
-        for student, seeds in students.items()
-        for seed in seeds
+def source_of(students: Mapping[str, Sequence[int]]) -> str:
+    """Return the source of the component's module.
+
+    Args:
+        students: seeds of each student, by name.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
-    given = ", ".join(f'"{student}": [{", ".join(inputs)}]' for student, inputs in names.items())
-    source = source.replace("    STUDENTS: Input[Model],\n", declared)
-    source = source.replace("        STUDENTS: of the student step, for one seed.\n", documented)
-    source = source.replace("STUDENTS.items()", f"{{{given}}}.items()")
-    # Kubeflow takes a component's source from the file it was read from.
-    file = f"<evaluation of {', '.join(names)}>"
-    linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
-    namespace = dict(globals())
-    exec(compile(source, file, "exec"), namespace)  # noqa: S102 (our own source, with checked names put in)
-    return step(namespace["evaluation"])
+    return environment.get_template("evaluation.py.jinja").render(students=students, input_name=input_name) + "\n"
+
+
+def evaluation_of(students: Mapping[str, Sequence[int]]) -> PythonComponent:
+    """Return the component that evaluates some students.
+
+    Args:
+        students: seeds of each student, by name.
+    """
+    # Kubeflow copies a component's source from the file of its module.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "evaluation.py"
+        path.write_text(source_of(students), encoding="utf-8")
+        component: PythonComponent = runpy.run_path(str(path))["evaluation"]
+    return component

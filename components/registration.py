@@ -27,4 +27,4 @@ def registration(
     folders = Path(dataset.path), Path(evaluation.path), Path(registration.path)
     with readable_failures():
         result = run(Settings.model_validate_json(config), Tracker.joined(), *folders)
-    registration.metadata |= {"display_name": "registered versions"} | result
+    registration.metadata |= {"display_name": "registered versions"} | result.model_dump(mode="json", exclude_none=True)

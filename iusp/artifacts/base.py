@@ -1,5 +1,6 @@
 """The common base of all JSON files that one step writes and a later one reads."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -28,3 +29,26 @@ class Artifact(BaseModel):
     def write(self, path: Path) -> None:
         """Write the file atomically. The same fields give the same bytes."""
         write_json(path, self.model_dump(mode="json", exclude_none=True))
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Every number under its dotted name, as `dvc metrics show` names it."""
+        return dict(_numbers(self.model_dump(mode="json", exclude_none=True)))
+
+
+Tree = Mapping[str, "Tree | list[Tree] | str | float | None"]
+
+
+def _numbers(tree: Tree, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
+
+
+class Digested(Artifact):
+    """A JSON file that names its content by a digest."""
+
+    digest: str
+    """The digest."""

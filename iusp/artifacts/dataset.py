@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from iusp.artifacts.base import Artifact
+from iusp.artifacts.base import Artifact, Digested
 
 Count = Annotated[int, Field(ge=0)]
 NOT_STATED = "NOASSERTION"
@@ -21,6 +21,11 @@ class Source(Artifact):
     """Whether the clips are generated scenes instead of recordings."""
     license: str | None = None
     """Licence of the recordings, an SPDX expression; None if it is not stated."""
+
+    @property
+    def title(self) -> str:
+        """The source in a few words, for people."""
+        return f"generated scenes ({self.name})" if self.generated else self.name
 
     @property
     def warning(self) -> str | None:
@@ -85,6 +90,10 @@ class DatasetSummary(Artifact):
     """Sensors with clips in two splits."""
 
 
+class _Sourced(Artifact):
+    source: Source
+
+
 class DatasetFolder:
     """The folder that the dataset step writes its tables into.
 
@@ -129,6 +138,24 @@ class DatasetFolder:
     def summary_file(self) -> Path:
         """Path of the summary."""
         return self.path / "dataset.json"
+
+    @property
+    def digest(self) -> str:
+        """Digest that names the data.
+
+        Raises:
+            InputError: the summary is missing or damaged.
+        """
+        return Digested.read(self.summary_file).digest
+
+    @property
+    def source(self) -> Source:
+        """Where the recordings came from.
+
+        Raises:
+            InputError: the summary is missing or damaged.
+        """
+        return _Sourced.read(self.summary_file).source
 
     @property
     def summary(self) -> DatasetSummary:

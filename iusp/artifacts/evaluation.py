@@ -11,6 +11,11 @@ from iusp.artifacts.metrics import Auprc, Latencies, Metrics, Percentiles, read_
 from iusp.artifacts.records import TrainingRecord
 from iusp.config.features import Features
 
+NETS = ("net_float32.onnx", "net_int8.onnx")
+"""Files from log-mel to probabilities."""
+WHOLE = ("float32.onnx", "int8.onnx")
+"""Files from a waveform to probabilities."""
+
 
 class Parity(Artifact):
     """How far an exported file is from the network in PyTorch."""

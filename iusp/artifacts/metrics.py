@@ -4,7 +4,6 @@ The fields' names are the names of the metrics everywhere: `dvc metrics`, MLflow
 such as `students.small.coarse.micro_auprc`.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,6 @@ from iusp.io.files import read_json, write_json
 Share = Annotated[float, Field(ge=0, le=1)]
 BySeed = Annotated[dict[str, Share], Field(min_length=1)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Tree = Mapping[str, "Tree | float | int | str | None"]
 
 
 class Auprc(Artifact):
@@ -134,21 +132,6 @@ class Metrics(Artifact):
 def method_of(network: NetworkResult) -> str:
     """Return how a network was taught; a teacher learns from labels."""
     return network.method if isinstance(network, StudentResult) else "labels"
-
-
-def flat_numbers(artifact: Artifact) -> dict[str, float]:
-    """Return all numbers of an artifact under their dotted names, as `dvc metrics show` names them."""
-    return dict(_numbers(artifact.model_dump(mode="json", exclude_none=True)))
-
-
-def _numbers(tree: Tree, prefix: str = "") -> list[tuple[str, float]]:
-    numbers: list[tuple[str, float]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            numbers += _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers.append((f"{prefix}{name}", value))
-    return numbers
 
 
 class Percentiles(Artifact):

@@ -225,34 +225,21 @@ def show_results(evaluation: Path, registration: Path) -> None:
     Raises:
         InputError: a file is missing or damaged.
     """
-    from iusp.artifacts.untyped import Latencies, Registration, read_metrics
-    from iusp.io.files import read_json
+    from iusp.artifacts.evaluation import EvaluationFolder
+    from iusp.artifacts.registration import Registration
+    from iusp.evaluation.table import LEFT, network_rows, notes, title
 
-    metrics = read_metrics(evaluation)
-    latency = read_json(evaluation / "latency.json", "teacher", *metrics["students"], form=Latencies)
-    registered = read_json(registration, form=Registration)
-    rows = []
-    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
-        coarse = network["coarse"]
-        version = registered["versions"].get(name, "")
-        several = len(network.get("seeds", ())) > 1
-        rows.append(
-            [
-                name,
-                network.get("method", "labels"),
-                f"{network['parameters']:,}",
-                f"{network['macs'] / 1e6:.1f} M",
-                f"{latency[name]['torch']['network']['p50']:.2f}",
-                *(
-                    f"{coarse[kind]:.3f} [{coarse[f'{kind}_low']:.3f}, {coarse[f'{kind}_high']:.3f}]"
-                    for kind in ("micro_auprc", "macro_auprc")
-                ),
-                f"{network['seeds_mean']:.3f} ± {network['seeds_std']:.3f}" if several else "",
-                f"{version}{' (challenger)' if name == registered['challenger'] else ''}",
-            ]
-        )
-    numbers = ("parameters", "MACs", "ms/clip", "micro AUPRC", "macro AUPRC", "seeds", "version")
-    title = f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips"
-    print_table(title, ["network", "method", *numbers], rows, numbers=numbers)
+    folder = EvaluationFolder(evaluation)
+    metrics = folder.metrics
+    registered = Registration.read(registration)
+    rows = list(network_rows(metrics, folder.latencies(*metrics.networks)))
+    for name, row in zip(metrics.networks, rows, strict=True):
+        challenger = " (challenger)" if name == registered.challenger else ""
+        row["version"] = f"{registered.versions.get(name, '')}{challenger}"
+    headings = list(rows[0])
+    numbers = [heading for heading in headings if heading not in LEFT]
+    print_table(title(metrics), headings, [list(row.values()) for row in rows], numbers=numbers)
+    for note in notes(metrics.data):
+        click.echo(note)
     click.echo("ms/clip: the network alone, one thread. seeds: micro AUPRC, mean ± standard deviation over all seeds.")
-    click.echo(f"Report: {evaluation / 'report.html'}")
+    click.echo(f"Report: {folder.report}")

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from iusp.config.base import Count, Positive, Section, Seed, Share
 from iusp.io.addresses import S3_ADDRESS, is_secure
 
+LICENSE = r"^[A-Za-z0-9][A-Za-z0-9.+() -]*$"
+LICENSES = {"embedded": "Apache-2.0", "sonyc-ust": "CC-BY-4.0"}
+
 
 class Clips(Section):
     """Number of clips of the embedded data set, per split."""
@@ -96,6 +99,9 @@ class Dataset(Section):
     AWS_ENDPOINT_URL names a server other than AWS. DVC does not see changes there: `dvc repro --force dataset`."""
     dvc: Repository | None
     """That folder in a git repository, pinned; used by source `dvc`."""
+    license: Annotated[str, Field(pattern=LICENSE)] | None = None
+    """Licence of the recordings, as an SPDX expression such as `CC-BY-NC-4.0`. null: Apache-2.0 for scenes of source
+    `embedded`, CC-BY-4.0 for SONYC-UST, and not stated for the other sources."""
     seed: Seed
     """Seed of the embedded scenes."""
     clips: Clips
@@ -112,6 +118,11 @@ class Dataset(Section):
     """Largest share of quarantined or missing clips before the step fails."""
     shared_sensors: Literal["report", "refuse"]
     """What to do about a sensor whose clips are in two splits."""
+
+    @property
+    def license_of_data(self) -> str | None:
+        """The licence of the recordings as an SPDX expression, None if it is not stated."""
+        return self.license or LICENSES.get(self.source)
 
     @property
     def source_name(self) -> str:

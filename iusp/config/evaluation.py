@@ -20,5 +20,3 @@ class Evaluation(Section):
     """Number of clips whose frame similarities are plotted."""
     calibration_clips: Count
     """Number of training clips from which int8 quantization takes the range of every activation."""
-    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+() -]*$")]
-    """Of the exported students' weights, an SPDX expression; the recordings' terms may ask for another."""

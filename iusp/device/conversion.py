@@ -1,4 +1,4 @@
-"""A network as ONNX files: net only and end to end, in float32 and in int8."""
+"""Convert a network to ONNX files: the network alone and end to end, in float32 and in int8."""
 
 import logging
 import tempfile
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import compose
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from iusp.artifacts.evaluation import NETS, WHOLE
 from iusp.config.features import Features
 from iusp.device.front_end import IR_VERSION, OPSET, front_end
 from iusp.device.runtime import open_session
@@ -21,46 +22,43 @@ from iusp.features.log_mel import frame_count
 from iusp.io.files import atomic
 from iusp.models.layers import Probabilities, Tagger
 
-NETS = ("net_float32.onnx", "net_int8.onnx")
-WHOLE = ("float32.onnx", "int8.onnx")
-
 
 def write_onnx(network: Tagger, config: Features, calibration: NDArray[np.float16], folder: Path) -> None:
     """Write the files `NETS`, from `log_mel` (B, T, M), and `WHOLE`, from `waveform` (B, samples), to `probabilities`.
 
-    The same network and clips give the same bytes. Convolutions and what follows them are quantised (static, weights by
-    channel); front-end, LSTM and head stay in float32.
+    The same network and clips give the same bytes. Quantisation is static, with one scale per channel of the
+    weights. It covers the convolutions and their activation functions; front-end, LSTM and head stay in float32.
 
     Args:
-        network: in evaluation mode, on the CPU.
-        config: of the front-end before it.
-        calibration: log-mel (N, T, M) of training clips, which tell the range of every activation.
-        folder: to write into.
+        network: network in evaluation mode, on the CPU.
+        config: settings of the front-end.
+        calibration: log-mel (N, T, M) of training clips, from which the range of every activation is measured.
+        folder: folder to write into.
 
     Raises:
-        InputError: a file computes one clip otherwise than several.
+        InputError: a file gives different output for a batch of 3 than for single clips.
     """
     with tempfile.TemporaryDirectory() as temporary:
         plain, quantised = Path(temporary) / NETS[0], Path(temporary) / NETS[1]
         _export(network, config, plain)
         _quantise(plain, quantised, calibration)
         for net, whole, source in zip(NETS, WHOLE, (plain, quantised), strict=True):
-            model = _bare(onnx.load(source))
-            named = compose.add_prefix(front_end(config), "front_end/", rename_inputs=False, rename_outputs=False)
-            joined = compose.merge_models(named, model, [("log_mel", "log_mel")])
-            for name, one in ((net, model), (whole, _bare(joined))):
+            net_model = _bare(onnx.load(source))
+            prefixed = compose.add_prefix(front_end(config), "front_end/", rename_inputs=False, rename_outputs=False)
+            whole_model = _bare(compose.merge_models(prefixed, net_model, [("log_mel", "log_mel")]))
+            for name, model in ((net, net_model), (whole, whole_model)):
                 with atomic(folder / name) as path:
-                    path.write_bytes(one.SerializeToString(deterministic=True))
+                    path.write_bytes(model.SerializeToString(deterministic=True))
                 _check_batch(folder / name)
 
 
 def _export(network: Tagger, config: Features, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    # The exporter takes a batch of one for a constant.
+    # The exporter treats a batch of one as a constant.
     example = torch.zeros(2, frame_count(config), config.mel_bands)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Not by torch.export: that takes a hundred times as long, and names an LSTM's nodes anew each time.
+        # torch.export takes a hundred times as long, and gives an LSTM's nodes different names each time.
         torch.onnx.export(
             Probabilities(network).eval(),
             (example,),
@@ -73,7 +71,7 @@ def _export(network: Tagger, config: Features, path: Path) -> None:
         )
 
 
-class _Clips(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+class _Clips(CalibrationDataReader):  # type: ignore[misc]  # the base class has no types
     def __init__(self, calibration: NDArray[np.float16]) -> None:
         self.clips: Iterator[NDArray[np.float16]] = iter(calibration)
 
@@ -83,7 +81,7 @@ class _Clips(CalibrationDataReader):  # type: ignore[misc]  # it has no types
 
 
 def _quantise(source: Path, target: Path, calibration: NDArray[np.float16]) -> None:
-    # ONNX Runtime advises to fold batch normalisation first; the exporter has done that.
+    # ONNX Runtime advises to fold batch normalisation first, which the exporter has done.
     logging.getLogger().addFilter(_no_advice)
     try:
         quantize_static(
@@ -105,7 +103,7 @@ def _no_advice(record: logging.LogRecord) -> bool:
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take away what tells of this machine and not of the network."""
+    """Remove what describes this machine instead of the network."""
     del model.metadata_props[:]
     model.doc_string = model.producer_version = ""
     model.producer_name, model.ir_version = "iusp", IR_VERSION
@@ -117,11 +115,11 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_batch(path: Path) -> None:
-    """Prove that the batch is free: three clips give what each gives alone."""
+    """Check that a batch of 3 gives the same output as its clips one by one."""
     session = open_session(path)
     (given,) = session.get_inputs()
     clips = np.random.default_rng(0).normal(size=(3, *given.shape[1:])).astype(np.float32)
     together = session.run(None, {given.name: clips})[0]
     alone = np.concatenate([session.run(None, {given.name: clip[None]})[0] for clip in clips])
     if together.shape != alone.shape or not np.allclose(together, alone, atol=1e-4):
-        raise InputError(f"{path}: computes one clip otherwise than three; choose another architecture")
+        raise InputError(f"{path}: a batch of 3 gives different output from single clips; choose another architecture")

@@ -1,16 +1,17 @@
-"""What the exported files compute and cost, beside the network in PyTorch."""
+"""What exported files compute and how long they take, compared with the network in PyTorch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iusp.artifacts.evaluation import NETS, WHOLE
+from iusp.artifacts.metrics import Latencies, NetworkTimes, Times
 from iusp.config.features import Features
 from iusp.data.audio import BadAudio
-from iusp.device.conversion import NETS, WHOLE
 from iusp.device.resampling import waveform
 from iusp.device.runtime import open_session
 from iusp.errors import InputError
@@ -19,58 +20,64 @@ from iusp.features.log_mel import clip_length, log_mel
 from iusp.models.layers import Tagger
 
 TORCH = "torch"
-RUNTIMES = (TORCH, "float32", "int8")
-WHATS = ("network", "audio_to_tags")
 BATCH = 16
 
 Scores = NDArray[np.float64]
 
 
-def latency(
+Job = Callable[[], object]
+
+
+def measure_latencies(
     networks: Mapping[str, Tagger], folders: Mapping[str, Path], config: Features, runs: int
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Measure one clip on one CPU thread, in all networks and runtimes in turn, so that they meet the same machine.
+) -> Latencies:
+    """Measure one clip on one CPU thread, in all networks and runtimes in turn, so that all meet the same machine.
 
     Args:
-        networks: by name, on the CPU, in evaluation mode.
-        folders: by name, what `write_onnx` wrote of them.
-        config: of the front-end in front of them.
-        runs: measurements of each, after one that does not count.
-
-    Returns:
-        By name, runtime (`RUNTIMES`) and what (`network`: log-mel to probabilities; `audio_to_tags`: the clip's samples
-        to probabilities), the milliseconds `p50` and `p95`.
+        networks: networks by name, on the CPU, in evaluation mode.
+        folders: folder that `write_onnx` wrote for each network.
+        config: settings of the front-end.
+        runs: number of measurements of each job, after one that does not count.
     """
-    samples = torch.randn(clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
-    spectrogram = log_mel(samples, config.sample_rate, config)[None]
-    jobs: dict[tuple[str, str, str], Callable[[], object]] = {}
-
-    def in_torch(network: Tagger) -> list[Callable[[], object]]:
-        return [
-            lambda: network(spectrogram)[0].sigmoid(),
-            lambda: network(log_mel(samples, config.sample_rate, config)[None])[0].sigmoid(),
-        ]
-
-    def in_onnx(path: Path, given: NDArray[np.float32]) -> Callable[[], object]:
-        session = open_session(path)
-        values = {session.get_inputs()[0].name: given}
-        return lambda: session.run(None, values)
-
-    for name, network in networks.items():
-        for what, job in zip(WHATS, in_torch(network), strict=True):
-            jobs[name, TORCH, what] = job
-        for runtime, net, whole in zip(RUNTIMES[1:], NETS, WHOLE, strict=True):
-            jobs[name, runtime, "network"] = in_onnx(folders[name] / net, spectrogram.numpy())
-            jobs[name, runtime, "audio_to_tags"] = in_onnx(folders[name] / whole, samples.numpy()[None])
+    jobs = {
+        (name, *key): job
+        for name, network in networks.items()
+        for key, job in _jobs(network, folders[name], config).items()
+    }
     times = milliseconds(jobs, runs)
+
+    def measured(name: str, runtime: str) -> Times:
+        network, whole = (times[name, runtime, what] for what in ("network", "audio_to_tags"))
+        return Times(network=network, audio_to_tags=whole)
+
     return {
-        name: {runtime: {what: times[name, runtime, what] for what in WHATS} for runtime in RUNTIMES}
+        name: NetworkTimes(torch=measured(name, TORCH), float32=measured(name, "float32"), int8=measured(name, "int8"))
         for name in networks
     }
 
 
+def _jobs(network: Tagger, folder: Path, config: Features) -> dict[tuple[str, str], Job]:
+    """Return what is timed, by runtime and by what is computed."""
+    samples = torch.randn(clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
+    spectrogram = log_mel(samples, config.sample_rate, config)[None]
+    jobs: dict[tuple[str, str], Job] = {
+        (TORCH, "network"): lambda: network(spectrogram)[0].sigmoid(),
+        (TORCH, "audio_to_tags"): lambda: network(log_mel(samples, config.sample_rate, config)[None])[0].sigmoid(),
+    }
+    for runtime, net, whole in zip(("float32", "int8"), NETS, WHOLE, strict=True):
+        jobs[runtime, "network"] = _onnx_job(folder / net, spectrogram.numpy())
+        jobs[runtime, "audio_to_tags"] = _onnx_job(folder / whole, samples.numpy()[None])
+    return jobs
+
+
+def _onnx_job(path: Path, values: NDArray[np.float32]) -> Job:
+    session = open_session(path)
+    inputs = {session.get_inputs()[0].name: values}
+    return lambda: session.run(None, inputs)
+
+
 def net_scores(folder: Path, spectrograms: NDArray[np.float16]) -> dict[str, Scores]:
-    """Return the probabilities (N, K) of log-mel (N, T, M) by each file of `NETS`."""
+    """Return the probabilities (N, K) that each file of `NETS` gives for log-mel (N, T, M)."""
     scores = {}
     for name in NETS:
         session = open_session(folder / name)
@@ -82,10 +89,19 @@ def net_scores(folder: Path, spectrograms: NDArray[np.float16]) -> dict[str, Sco
 def whole_scores(
     networks: Mapping[str, Tagger], folders: Mapping[str, Path], config: Features, clips: Sequence[Path]
 ) -> dict[str, dict[str, Scores]]:
-    """Return, by network, the probabilities (N, K) of recordings by PyTorch (`TORCH`) and by each file of `WHOLE`.
+    """Return the probabilities (N, K) that each network gives for recordings, in PyTorch and by each file of `WHOLE`.
 
-    All hear the same samples at the front-end's rate, as `iusp tag` would give them. The recordings are read once and a
-    few at a time.
+    Every runtime gets the same samples at the front-end's rate, as `iusp tag` would read them. Recordings are read once
+    and a few at a time.
+
+    Args:
+        networks: networks by name, on the CPU, in evaluation mode.
+        folders: folder that `write_onnx` wrote for each network.
+        config: settings of the front-end.
+        clips: paths of the recordings.
+
+    Returns:
+        Probabilities by network, then by `TORCH` or file.
 
     Raises:
         InputError: a recording cannot be decoded.
@@ -108,7 +124,10 @@ def whole_scores(
     }
 
 
-def _batches(items: Any) -> Iterator[Any]:
+Items = TypeVar("Items", Sequence[Path], NDArray[np.float16])
+
+
+def _batches(items: Items) -> Iterator[Items]:
     for start in range(0, len(items), BATCH):
         yield items[start : start + BATCH]
 
@@ -118,5 +137,5 @@ def _clip(path: Path, config: Features) -> NDArray[np.float32]:
     try:
         samples = np.concatenate(list(waveform(path, config.sample_rate)))[:length]
     except BadAudio as reason:
-        raise InputError(f"{path}: {reason}; it has changed since, run the dataset step again") from None
+        raise InputError(f"{path}: {reason}; it has changed, run the dataset step again") from None
     return np.pad(samples, (0, length - len(samples)))

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, bytes and time."""
+"""The cost of a network: multiply-accumulates and time."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from iusp.artifacts.metrics import Percentiles
 from iusp.config.features import Features
 from iusp.features.log_mel import frame_count
 from iusp.models import build
@@ -16,23 +17,23 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def multiply_accumulates(architecture: str, width: int, tags: int, features: Features) -> int:
-    """Return the multiply-accumulates of one clip in convolutions, linear layers and LSTMs."""
-    # On the meta device nothing is computed, and an LSTM is counted, which PyTorch's CPU kernel hides.
+    """Count the multiply-accumulates of convolutions, linear layers and LSTMs for one clip."""
+    # The meta device computes nothing, and counts an LSTM, which PyTorch's CPU kernel hides.
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(architecture, width, tags, features.mel_bands).eval()
         network(torch.empty(1, frame_count(features), features.mel_bands))
     return int(counter.get_total_flops()) // 2
 
 
-def milliseconds(jobs: Mapping[Key, Callable[[], object]], runs: int) -> dict[Key, dict[str, float]]:
-    """Measure how long jobs take on one CPU thread, all in turn, so that they meet the same machine.
+def milliseconds(jobs: Mapping[Key, Callable[[], object]], runs: int) -> dict[Key, Percentiles]:
+    """Measure how long jobs take on one CPU thread. They run in turn, so that all meet the same machine.
 
     Args:
-        jobs: by any key.
-        runs: measurements of each, after one that does not count.
+        jobs: what is timed, by any key.
+        runs: number of measurements of each job, after one that does not count.
 
     Returns:
-        By key, the milliseconds `p50` (median) and `p95`.
+        Median and 95th percentile of each job.
     """
     times: dict[Key, list[float]] = {key: [] for key in jobs}
     threads = torch.get_num_threads()
@@ -44,7 +45,9 @@ def milliseconds(jobs: Mapping[Key, Callable[[], object]], runs: int) -> dict[Ke
                 job()
                 times[key].append((time.perf_counter() - start) * 1000)
     torch.set_num_threads(threads)
-    return {
-        key: {f"p{share}": round(float(np.percentile(values[1:], share)), 3) for share in (50, 95)}
-        for key, values in times.items()
-    }
+    return {key: _percentiles(values[1:]) for key, values in times.items()}
+
+
+def _percentiles(values: list[float]) -> Percentiles:
+    p50, p95 = (round(float(np.percentile(values, share)), 3) for share in (50, 95))
+    return Percentiles(p50=p50, p95=p95)

@@ -1,45 +1,77 @@
-"""The report: one HTML file that shows everything without a network connection."""
+"""The report: one HTML file that shows everything without a network connection; and a Markdown table."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from iusp.artifacts.evaluation import EvaluationFolder
+from iusp.artifacts.metrics import Auprc, Latencies, Metrics, Percentiles
 from iusp.data.taxonomy import Taxonomy
 from iusp.evaluation.slices import MIN_CLIPS, MIN_POSITIVES, weakest
-from iusp.io.files import atomic, read_json
+from iusp.evaluation.table import LEFT, macro, micro, network_rows, provenance, title
+from iusp.io.files import atomic
 
 PICTURES = {
     "comparison": "Quality",
     "precision_recall": "Precision and recall, per category",
-    "frame_similarities": "How similar the frames of a clip are to each other",
+    "frame_similarities": "Similarity of the frames of a clip",
     "training": "Training",
 }
 WEAK_GROUPS = 12
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        rows: text by heading; every row has the same headings.
+        bold: numbers of the rows that are set in bold.
+    """
+
+    rows: list[dict[str, str]]
+    bold: set[int] = field(default_factory=set)
+
+    @property
+    def headings(self) -> list[str]:
+        """Headings of the columns."""
+        return list(self.rows[0])
+
+
+@dataclass(frozen=True)
+class Weakness:
+    """Where and when the best student is weak.
+
+    Attributes:
+        student: name of the student.
+        overall: its micro-averaged AUPRC on all clips.
+        groups: number of groups.
+        small: number of groups that are too small to be scored.
+        table: the weakest groups; None if no group could be scored.
+    """
+
+    student: str
+    overall: float
+    groups: int
+    small: int
+    table: Table | None
+
+
 def write_report(
-    path: Path,
-    metrics: Mapping[str, Any],
-    latency: Mapping[str, Any],
-    taxonomy: Taxonomy,
-    plots: Path,
-    slices: pd.DataFrame,
-    best: str,
+    folder: EvaluationFolder, metrics: Metrics, latencies: Latencies, taxonomy: Taxonomy, slices: pd.DataFrame
 ) -> None:
     """Write `report.html` with its pictures inside.
 
     Args:
-        path: to write.
-        metrics: as in `metrics.json`.
-        latency: as in `latency.json`.
-        taxonomy: names the categories.
-        plots: folder of the pictures.
-        slices: as `slices.slice_scores` returns them.
-        best: the student that they have intervals of.
+        folder: folder to write into; it holds the pictures.
+        metrics: quality and cost of every network.
+        latencies: measured times of every network.
+        taxonomy: names of the categories.
+        slices: what `slice_scores` returned for the best student.
     """
     environment = Environment(
         loader=PackageLoader("iusp.evaluation", ""),
@@ -48,67 +80,114 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pictures = {
-        title: base64.b64encode((plots / f"{name}.png").read_bytes()).decode()
-        for name, title in PICTURES.items()
-        if (plots / f"{name}.png").exists()
-    }
-    with atomic(path) as temporary:
-        temporary.write_text(
-            environment.get_template("report.html").render(
-                metrics=metrics,
-                networks={"teacher": metrics["teacher"], **metrics["students"]},
-                latency=latency,
-                categories=taxonomy.coarse,
-                pictures=pictures,
-                best=best,
-                weakest=weakest(slices, best, WEAK_GROUPS),
-                groups=slices[slices["network"] == best],
-                enough={"clips": MIN_CLIPS, "positives": MIN_POSITIVES},
-            ),
-            encoding="utf-8",
-        )
+    text = environment.get_template("report.html").render(
+        metrics=metrics,
+        provenance=provenance(metrics.data),
+        left=LEFT,
+        networks=Table(list(network_rows(metrics, latencies)), bold={0}),
+        times=Table(list(_time_rows(metrics, latencies)), bold={0}),
+        coarse=_category_table({name: one.coarse for name, one in metrics.networks.items()}, taxonomy),
+        fine=_category_table({name: one.fine for name, one in metrics.networks.items() if one.fine}, taxonomy),
+        weakness=_weakness(metrics, slices),
+        enough={"clips": MIN_CLIPS, "positives": MIN_POSITIVES},
+        pictures=_pictures(folder),
+    )
+    with atomic(folder.report) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def write_comparison(path: Path, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> None:
+def _pictures(folder: EvaluationFolder) -> dict[str, str]:
+    """Return the pictures that were drawn, in base64, by title."""
+    paths = {title: folder.plots / f"{name}.png" for name, title in PICTURES.items()}
+    return {title: base64.b64encode(path.read_bytes()).decode() for title, path in paths.items() if path.exists()}
+
+
+def _time_rows(metrics: Metrics, latencies: Latencies) -> Iterator[dict[str, str]]:
+    def shown(times: Percentiles) -> str:
+        return f"{times.p50:.2f} ({times.p95:.2f})"
+
+    for name in metrics.networks:
+        times = latencies[name]
+        row = {"network": name}
+        for runtime, one in (("PyTorch", times.torch), ("float32", times.float32), ("int8", times.int8)):
+            row |= {f"{runtime}: network": shown(one.network), f"{runtime}: from audio": shown(one.audio_to_tags)}
+        yield row
+
+
+def _category_table(quality: Mapping[str, Auprc], taxonomy: Taxonomy) -> Table | None:
+    """Return the averages and the AUPRC of each category, a row each, with a column for each network."""
+    if not quality:
+        return None
+    rows = [
+        {"AUPRC": "micro average"} | {name: micro(one) for name, one in quality.items()},
+        {"AUPRC": "macro average"} | {name: macro(one) for name, one in quality.items()},
+    ]
+    rows += [
+        {"AUPRC": tag} | {name: f"{one.classwise[category]:.3f}" for name, one in quality.items()}
+        for category, tag in taxonomy.coarse.items()
+    ]
+    return Table(rows)
+
+
+def _weakness(metrics: Metrics, slices: pd.DataFrame) -> Weakness | None:
+    best = metrics.best_student
+    groups = slices[slices["network"] == best]
+    if groups.empty:
+        return None
+    overall = metrics.students[best].coarse.micro_auprc
+    weak = weakest(slices, best, WEAK_GROUPS)
+    rows = [
+        {
+            "group": f"{str(row['by']).replace('sensor_id', 'sensor')} {row['group']}",
+            "clips": str(row["clips"]),
+            "positive tags": str(row["positives"]),
+            "share": f"{row['positive_share']:.3f}",
+            "micro AUPRC": f"{row['micro_auprc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+        }
+        for row in weak
+    ]
+    bold = {number for number, row in enumerate(weak) if row["high"] < overall}
+    return Weakness(
+        student=best,
+        overall=overall,
+        groups=len(groups),
+        small=int(groups["micro_auprc"].isna().sum()),
+        table=Table(rows, bold) if rows else None,
+    )
+
+
+def write_comparison(path: Path, metrics: Metrics, latencies: Latencies) -> None:
     """Write a Markdown table of all networks: quality beside cost.
 
     Args:
-        path: to write.
-        metrics: as in `metrics.json`.
-        latency: as in `latency.json`.
+        path: file to write.
+        metrics: quality and cost of every network.
+        latencies: measured times of every network.
     """
-    lines = [
-        f"Coarse tags of {metrics['clips']} {metrics['split']} clips, 95 % intervals over clips.",
-        "",
-        "| network | method | parameters | MACs | ms/clip | micro AUPRC | macro AUPRC |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
-        cells = [name, network.get("method", "labels"), f"{network['parameters']:,}", f"{network['macs'] / 1e6:.1f} M"]
-        cells.append(f"{latency[name]['torch']['network']['p50']:.2f}")
-        for kind in ("micro_auprc", "macro_auprc"):
-            value, low, high = (network["coarse"][kind + end] for end in ("", "_low", "_high"))
-            cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
-        lines.append(f"| {' | '.join(cells)} |")
+    rows = list(network_rows(metrics, latencies))
+    headings = list(rows[0])
+    lines = [f"{title(metrics)}. {provenance(metrics.data)}", ""]
+    if metrics.data.warning:
+        lines += [f"**Warning.** {metrics.data.warning}", ""]
+    lines += [f"| {' | '.join(headings)} |", f"|{'|'.join('---' if name in LEFT else '--:' for name in headings)}|"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
     with atomic(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def headline_numbers(evaluation: Path) -> dict[str, float]:
-    """Return the few numbers by which runs are compared, by network and name, such as `small.micro_auprc`.
+HEADLINES = ("coarse.micro_auprc", "coarse.macro_auprc", "parameters", "macs", "bytes")
+
+
+def headline_numbers(evaluation: EvaluationFolder) -> dict[str, float]:
+    """Return the numbers by which runs are compared, under the names that `dvc metrics show` gives them.
 
     Args:
         evaluation: folder that the evaluation step wrote.
 
     Raises:
-        InputError: it is not one.
+        InputError: the folder holds no evaluation.
     """
-    metrics = read_json(evaluation / "metrics.json", "teacher", "students")
-    latency = read_json(evaluation / "latency.json", "teacher")
-    numbers: dict[str, float] = {}
-    for name, network in {"teacher": metrics["teacher"], **metrics["students"]}.items():
-        numbers |= {f"{name}.{kind}": network["coarse"][kind] for kind in ("micro_auprc", "macro_auprc")}
-        numbers |= {f"{name}.{cost}": network[cost] for cost in ("parameters", "macs", "bytes")}
-        numbers[f"{name}.milliseconds"] = latency[name]["torch"]["network"]["p50"]
-    return numbers
+    metrics = evaluation.metrics
+    latencies = evaluation.latencies(*metrics.networks)
+    numbers = {name: value for name, value in metrics.numbers.items() if name.endswith(HEADLINES)}
+    return numbers | {f"{name}.torch.network.p50": latencies[name].torch.network.p50 for name in metrics.networks}

@@ -1,4 +1,4 @@
-"""The truth of a split as the array that the challenge's metric takes."""
+"""The truth of a split, as the array that the challenge's metric expects."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from iusp.features.packed import FeatureSet, split_labels
 
 
 def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxonomy, level: Level) -> NDArray[np.bool_]:
-    """Return the truth (N, tags) of a split's clips, row by row those of the features.
+    """Return the truth (N, tags) of a split's clips, in the order of the features.
 
     Args:
         dataset: folder that the dataset step wrote.
-        features: the packed features.
+        features: features of all clips.
         split: `validate` or `test`.
-        taxonomy: of the data set.
-        level: whose tags.
+        taxonomy: categories and tags.
+        level: level whose tags are returned.
 
     Raises:
-        InputError: features and labels are not of the same clips, or the annotations lack the level's tags.
+        InputError: features and labels do not have the same clips, or the annotations lack the level's tags.
     """
     tags = list(level_tags(taxonomy, level))
     labels = split_labels(dataset, features, split, tags)

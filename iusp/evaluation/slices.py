@@ -1,6 +1,7 @@
-"""How good networks are where and when: clips grouped by what the annotations say of place and time."""
+"""Scores by place and time: clips are grouped by sensor, borough and hour."""
 
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,30 @@ from numpy.typing import NDArray
 
 from iusp.data.taxonomy import Taxonomy
 from iusp.evaluation.metrics import bootstrap, interval, score
+from iusp.features.packed import read_table
+from iusp.io.files import atomic
 
 SLICED = ("hour", "borough", "sensor_id")
-# With less, an AUPRC says more of the few clips than of the place.
+# An AUPRC of fewer clips or positives depends more on these few than on the place.
 MIN_CLIPS, MIN_POSITIVES = 20, 20
 COLUMNS = ["by", "group", "clips", "positives", "positive_share", "network", "micro_auprc", "low", "high"]
+
+
+def read_circumstances(index: Path, filenames: list[str]) -> pd.DataFrame:
+    """Return where and when clips were recorded: a row per clip, and those columns of `SLICED` that the index has.
+
+    Args:
+        index: `index.parquet` of the dataset step.
+        filenames: names of the clips, in the order of the rows to return.
+    """
+    table = read_table(index, "audio_filename", optional=SLICED).set_index("audio_filename")
+    return table.reindex(filenames).fillna("").astype(str)
+
+
+def write_slices(path: Path, slices: pd.DataFrame) -> None:
+    """Write what `slice_scores` returned as CSV, atomically."""
+    with atomic(path) as temporary:
+        slices.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def slice_scores(
@@ -27,57 +47,56 @@ def slice_scores(
 ) -> pd.DataFrame:
     """Score networks on the clips of each group.
 
-    AUPRC falls with the share of positives, which is what guessing has; compare with that, and with other networks in
-    the same group.
+    AUPRC falls with the share of positives, which is the AUPRC of guessing. So compare a group's AUPRC with its share,
+    and with other networks in the same group.
 
     Args:
-        circumstances: N rows, text; those of `SLICED` that there are. Clips with an empty cell are in no group.
-        truth: (N, coarse tags).
-        scores: by network, (N, coarse tags) in [0, 1].
-        best: network that gets 95 % intervals.
+        circumstances: N rows of text, with some of the columns `SLICED`. A clip with an empty cell is in no group.
+        truth: truth (N, coarse tags).
+        scores: probabilities (N, coarse tags) by network.
+        best: name of the network that gets 95 % intervals.
         taxonomy: categories and tags.
-        resamples: of the bootstrap over a group's clips.
-        seed: of the bootstrap.
+        resamples: number of bootstrap resamples of a group's clips.
+        seed: seed of the bootstrap.
 
     Returns:
-        For each group of each column with at least two, and each network: what it is grouped `by`, `group`, `clips`,
-        `positives` (true tags, all clips together), `positive_share` (of all tags), `network`, `micro_auprc` (coarse),
-        and, of the best network, `low` and `high`. Groups with fewer than `MIN_CLIPS` clips or `MIN_POSITIVES`
-        positives have NaN.
+        One row for each network and each group of a column with at least two groups. `by` and `group` name the group,
+        `positives` is the number of true tags in all its clips, `positive_share` their share of all tags,
+        `micro_auprc` is of the coarse tags, and `low` and `high` are the ends of its interval for the best network.
+        They are NaN for groups with fewer than `MIN_CLIPS` clips or `MIN_POSITIVES` positives.
     """
     rows = []
     for column in (name for name in SLICED if name in circumstances):
         values = circumstances[column]
         groups = sorted(set(values) - {""}, key=_natural)
         for group in groups if len(groups) > 1 else ():
-            chosen = (values == group).to_numpy()
-            known = truth[chosen]
-            enough = len(known) >= MIN_CLIPS and known.sum() >= MIN_POSITIVES
-            facts = [column, group, len(known), int(known.sum()), float(known.mean())]
+            clips = (values == group).to_numpy()
+            positives = int(truth[clips].sum())
+            enough = clips.sum() >= MIN_CLIPS and positives >= MIN_POSITIVES
+            facts = [column, group, int(clips.sum()), positives, float(truth[clips].mean())]
             for network, all_scores in scores.items():
                 numbers = [np.nan] * 3
                 if enough:
-                    said = all_scores[chosen]
-                    numbers[0] = score(known, said, taxonomy, "coarse").micro_auprc
+                    arguments = truth[clips], all_scores[clips], taxonomy
+                    numbers[0] = score(*arguments, "coarse").micro_auprc
                     if network == best:
-                        samples = bootstrap(known, said, taxonomy, "coarse", resamples, seed)
-                        numbers[1:] = interval(samples.micro_auprc)
+                        numbers[1:] = interval(bootstrap(*arguments, "coarse", resamples, seed).micro_auprc)
                 rows.append([*facts, network, *numbers])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def weakest(slices: pd.DataFrame, best: str, count: int) -> list[dict[Hashable, Any]]:
-    """Return the rows of the groups in which the best network is most surely weak, lowest upper end first.
+    """Return the rows of the groups in which the best network is most certainly weak: the lowest upper ends first.
 
     Args:
-        slices: as `slice_scores` returns them.
-        best: the network with intervals.
-        count: of groups, at most.
+        slices: what `slice_scores` returned.
+        best: name of the network with intervals.
+        count: largest number of groups.
     """
     scored = slices[(slices["network"] == best) & slices["micro_auprc"].notna()]
     return scored.sort_values("high", kind="stable").head(count).to_dict("records")
 
 
 def _natural(group: str) -> tuple[int, str]:
-    """Sort 9 before 10."""
+    """Return a sort key that puts 9 before 10."""
     return len(group), group

@@ -22,10 +22,10 @@ from requests import RequestException
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from iusp.artifacts.untyped import Digested
+from iusp.artifacts.dataset import DatasetFolder
 from iusp.config.params import Settings
 from iusp.errors import InputError
-from iusp.io.files import code_digest, digest, read_json
+from iusp.io.files import code_digest, digest
 from iusp.io.text import one_line, without_secrets
 from iusp.reporter import Reporter
 
@@ -263,7 +263,7 @@ class Tracker:
         Raises:
             InputError: the folder holds no data set.
         """
-        data = read_json(dataset / "dataset.json", form=Digested)["digest"]
+        data = DatasetFolder(dataset).digest
         tracker = cls(config.registration.experiment, execution_name(config.settings(), data))
         tracker.describe(config)
         return tracker

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from joblib import cpu_count
 
+from iusp.artifacts.dataset import Source as Origin
 from iusp.config.dataset import Dataset
 from iusp.data import audio
 from iusp.data.labels import PLACE_AND_TIME, SPLITS, derive_labels, read_annotations
@@ -97,7 +98,8 @@ def run(
     - `dataset.json`: the summary.
 
     A killed run resumes. The bytes depend neither on that, nor on the number of workers, nor on where the same data
-    come from. What is elsewhere is fetched first, into the work in reporter, or to where it is kept.
+    come from, but for `source` in the summary. Remote data are fetched first, into the work folder or to where
+    they are kept.
 
     Args:
         config: the source and its rules.
@@ -150,6 +152,8 @@ def run(
         unmatched = pd.concat([unmatched, pd.DataFrame({"audio_filename": strays, "reason": NO_ANNOTATION})])
         summary = _summary(index, labels, quarantine, unmatched)
         summary |= {reason: _listed(rows) for reason, rows in dropped.items()} | {"shared_sensors": _listed(shared)}
+        origin = Origin(name=config.source_name, generated=config.source == "embedded", license=config.license_of_data)
+        summary["source"] = origin.model_dump(mode="json", exclude_none=True)
         _copy(source.annotations, work / ANNOTATIONS)
         _copy(source.taxonomy, work / "taxonomy.yaml")
         _write_parquet(work / "index.parquet", index)

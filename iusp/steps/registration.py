@@ -1,147 +1,176 @@
-"""Step 6: what was computed goes to MLflow, and every student becomes a version of one registered model."""
+"""Step 6: send what was computed to MLflow, and register every student as a version of one model."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from iusp.artifacts.records import TrainingRecord
-from iusp.artifacts.untyped import Digested, best_student, read_metrics
+from pydantic import BaseModel
+
+from iusp.artifacts.base import Digested
+from iusp.artifacts.dataset import DatasetFolder
+from iusp.artifacts.evaluation import EvaluationFolder, seed_name
+from iusp.artifacts.metrics import Metrics, StudentResult
+from iusp.artifacts.registration import Promotion, Registration
 from iusp.config.params import Settings
 from iusp.errors import InputError
-from iusp.io.files import read_json, write_json
 from iusp.registry.promotion import promote_challenger
 from iusp.registry.tracking import Tracker, readable_errors
-from iusp.registry.versions import EVALUATION, Registry, register, set_challenger
+from iusp.registry.versions import Registry, register, set_challenger
+
+Tags = dict[str, str | float]
+Params = dict[str, object]
 
 
-def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Execution:
+    """What is registered of one execution.
+
+    Attributes:
+        config: all of params.yaml that shapes a result.
+        tracker: the execution's MLflow runs.
+        folder: folder that the evaluation step wrote.
+        metrics: content of its `metrics.json`.
+        lineage: tags that say which data, features and teacher a version comes from.
+    """
+
+    config: Settings
+    tracker: Tracker
+    folder: EvaluationFolder
+    metrics: Metrics
+    lineage: Tags
+
+
+def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> Registration:
     """Complete the MLflow runs of this execution, register the students, and write `output` (JSON).
 
-    A run that exists already, because its step logged while it trained, is completed; nothing is logged or registered
-    twice. The alias `challenger` goes to the student that is best by micro-averaged AUPRC on validate. If
-    `registration.auto_promote` says so and the gate lets it, it becomes the champion, too; a refusal is no failure.
+    A run that exists already, because its step logged while it trained, is completed. Nothing is logged or registered
+    twice. The alias `challenger` goes to the student that is best on validate by micro-averaged AUPRC. With
+    `registration.auto_promote`, the challenger becomes the champion if it passes the gate; a refusal is not a failure.
 
     Args:
-        config: the whole of params.yaml; every step's run says which part of it was its own.
-        tracker: the execution's runs.
+        config: all of params.yaml; each step's run gets the section of that step.
+        tracker: the execution's MLflow runs.
         dataset: folder that the dataset step wrote.
         evaluation: folder that the evaluation step wrote.
         output: file to write.
 
     Returns:
-        What the file says: registered model, version by student, challenger, the parent's run id; and, with
-        `auto_promote`, whether the challenger is the champion, with the gate's reasons if not.
+        The content of the file.
 
     Raises:
         InputError: MLflow cannot be reached, or refuses.
     """
-    metrics = read_metrics(evaluation)
-    if not set(metrics["students"]) <= set(config.students):
-        raise InputError(f"{evaluation}: is of other students than those of params.yaml; run the evaluation step again")
-    networks = evaluation / "networks"
+    folder, data = EvaluationFolder(evaluation), DatasetFolder(dataset)
+    metrics = folder.metrics
+    if not set(metrics.students) <= set(config.students):
+        raise InputError(f"{evaluation}: has students that params.yaml does not name; run the evaluation step again")
     with readable_errors():
-        lineage = {
+        lineage: Tags = {
             "iusp.source": config.dataset.source_name,
-            "iusp.data": read_json(dataset / "dataset.json", form=Digested)["digest"],
-            "iusp.features": read_json(evaluation / "features.json", form=Digested)["digest"],
-            "iusp.teacher": metrics["teacher"]["sha256"],
+            "iusp.data": data.digest,
+            "iusp.features": Digested.read(folder.features_file).digest,
+            "iusp.teacher": metrics.teacher.sha256,
         }
         tracker.parent.tags(lineage)
-        with tracker.step("dataset") as run:
-            run.params(config.dataset.model_dump(mode="json", by_alias=True))
-            run.artifacts([dataset / name for name in ("dataset.json", "quarantine.csv", "unmatched.csv")])
-        with tracker.step("features") as run:
-            run.params(config.features.model_dump(mode="json"))
-            run.artifacts([evaluation / "features.json"])
-        settings = config.teacher.model_dump(mode="json")
-        _network(tracker, "teacher", settings, networks / "teacher", metrics["teacher"])
-        versions = {
-            name: _student(tracker, config, name, networks, numbers, metrics["split"], lineage)
-            for name, numbers in metrics["students"].items()
-        }
-        with tracker.step("evaluation") as run:
-            run.params(config.evaluation.model_dump(mode="json"))
-            for network, numbers in {"teacher": metrics["teacher"], **metrics["students"]}.items():
-                run.metrics({f"{network}.{name}": value for name, value in _numbers(numbers).items()})
-            run.artifacts([evaluation / name for name in ("metrics.json", "latency.json", "report.html", "plots")])
-        best = best_student(metrics["students"])
-        set_challenger(tracker.client, config.registration.model_name, versions[best])
-        with tracker.step("registration") as run:
-            run.params(config.registration.model_dump(mode="json") | {"challenger": best})
-        result = {
-            "model_name": config.registration.model_name,
-            "versions": versions,
-            "challenger": best,
-            "run_id": tracker.parent.run_id,
-        }
-        if config.registration.auto_promote:
-            registry = Registry(config.registration.model_name, tracker.client)
-            outcome = promote_challenger(registry, versions[best], config.registration.gate, config.evaluation)
-            result["promotion"] = {"promoted": not outcome.reasons, "reasons": list(outcome.reasons)}
-    write_json(output, result)
+        execution = Execution(config, tracker, folder, metrics, lineage)
+        _log_data(execution, data)
+        _log_network(execution, "teacher", _settings(config.teacher), metrics.teacher.numbers)
+        versions = {name: _register_student(execution, name, student) for name, student in metrics.students.items()}
+        _log_evaluation(execution)
+        result = _set_challenger(execution, versions)
+    result.write(output)
     return result
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flatten the numbers of `metrics.json` to dotted names, as DVC shows them."""
-    flat: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float):
-            flat[f"{prefix}{name}"] = value
-    return flat
+def _settings(section: BaseModel) -> Params:
+    return section.model_dump(mode="json", by_alias=True)
 
 
-def _network(tracker: Tracker, name: str, params: Mapping[str, Any], folder: Path, numbers: Mapping[str, Any]) -> str:
-    with tracker.step(name) as run:
+def _log_data(execution: Execution, data: DatasetFolder) -> None:
+    """Complete the runs of the steps that prepare the data."""
+    with execution.tracker.step("dataset") as run:
+        run.params(_settings(execution.config.dataset))
+        run.artifacts([data.summary_file, data.quarantine, data.unmatched])
+    with execution.tracker.step("features") as run:
+        run.params(_settings(execution.config.features))
+        run.artifacts([execution.folder.features_file])
+
+
+def _log_network(execution: Execution, name: str, params: Params, numbers: dict[str, float]) -> str:
+    """Complete the run of one network and return its id."""
+    with execution.tracker.step(name) as run:
         run.params(params)
-        for row in TrainingRecord.read(folder).rows:
+        for row in execution.folder.record(name).rows:
             run.row(row)
-        run.metrics(_numbers(numbers))
-        run.artifacts([folder / "config.json"])
+        run.metrics(numbers)
+        run.artifacts([execution.folder.network(name) / "config.json"])
         return run.run_id
 
 
-def _student(
-    tracker: Tracker,
-    config: Settings,
-    name: str,
-    networks: Path,
-    numbers: Mapping[str, Any],
-    split: str,
-    lineage: Mapping[str, str],
-) -> int:
-    params = (
-        {"student": name} | config.students[name].model_dump(mode="json") | config.distillation.model_dump(mode="json")
-    )
-    params["weights"] = numbers["weights"]
+def _log_evaluation(execution: Execution) -> None:
+    """Complete the run of the evaluation step; its metrics have the names that `dvc metrics show` gives them."""
+    folder = execution.folder
+    with execution.tracker.step("evaluation") as run:
+        run.params(_settings(execution.config.evaluation))
+        run.metrics(execution.metrics.numbers)
+        run.artifacts([folder.metrics_file, folder.latencies_file, folder.report, folder.plots])
+
+
+def _register_student(execution: Execution, name: str, student: StudentResult) -> int:
+    """Complete the runs of all seeds of a student, register the best one, and return its version."""
+    config = execution.config
+    params = {"student": name} | _settings(config.students[name]) | _settings(config.distillation)
+    params["weights"] = student.weights
     runs = {}
-    for seed, auprc in numbers["seeds"].items():
-        # The chosen seed's run has all numbers, the others' have what was measured of them.
-        known = numbers if int(seed) == numbers["best_seed"] else {"coarse": {"micro_auprc": auprc}}
-        runs[int(seed)] = _network(
-            tracker, f"{name}-seed-{seed}", params | {"seed": seed}, networks / f"{name}-seed-{seed}", known
-        )
-    best = numbers["best_seed"]
-    tags: dict[str, Any] = {
-        **lineage,
+    for seed, auprc in student.seeds.items():
+        # Only the best seed was measured in full.
+        numbers = student.numbers if int(seed) == student.best_seed else {"coarse.micro_auprc": auprc}
+        runs[int(seed)] = _log_network(execution, seed_name(name, int(seed)), params | {"seed": int(seed)}, numbers)
+    model = execution.folder.model(seed_name(name, student.best_seed))
+    tags = _version_tags(execution, name, student)
+    if model.measurements_file.exists():
+        measured = model.measurements
+        tags |= {f"bytes.{file}": size for file, size in measured.bytes.items()}
+        tags |= {f"latency_ms.{file}": latency.p50 for file, latency in measured.latency_ms.items()}
+    client, model_name = execution.tracker.client, config.registration.model_name
+    return register(client, model_name, runs[student.best_seed], model.path, tags)
+
+
+def _version_tags(execution: Execution, name: str, student: StudentResult) -> Tags:
+    coarse = student.coarse
+    return execution.lineage | {
         "student": name,
-        "method": numbers["method"],
-        "seed": best,
-        "architecture": numbers["architecture"],
-        "parameters": numbers["parameters"],
-        "macs": numbers["macs"],
-        "bytes": numbers["bytes"],
-        "evaluated_on": split,
-        "validate_micro_auprc": numbers["validate_micro_auprc"][str(best)],
+        "method": student.method,
+        "seed": student.best_seed,
+        "architecture": student.architecture,
+        "parameters": student.parameters,
+        "macs": student.macs,
+        "bytes": student.bytes,
+        "evaluated_on": execution.metrics.split,
+        "validate_micro_auprc": student.best_validate_auprc,
+        "micro_auprc": coarse.micro_auprc,
+        "micro_auprc_low": coarse.micro_auprc_low,
+        "micro_auprc_high": coarse.micro_auprc_high,
+        "macro_auprc": coarse.macro_auprc,
+        "macro_auprc_low": coarse.macro_auprc_low,
+        "macro_auprc_high": coarse.macro_auprc_high,
     }
-    for kind in ("micro_auprc", "macro_auprc"):
-        tags |= {key: numbers["coarse"][key] for key in (kind, f"{kind}_low", f"{kind}_high")}
-    model = networks / f"{name}-seed-{best}" / "model"
-    measurements = model / EVALUATION / "measurements.json"
-    if measurements.exists():
-        measured = read_json(measurements, "bytes", "latency_ms")
-        tags |= {f"bytes.{file}": size for file, size in measured["bytes"].items()}
-        tags |= {f"latency_ms.{file}": latency["p50"] for file, latency in measured["latency_ms"].items()}
-    return register(tracker.client, config.registration.model_name, runs[best], model, tags)
+
+
+def _set_challenger(execution: Execution, versions: dict[str, int]) -> Registration:
+    """Move the alias `challenger`, and promote the challenger if the settings say so."""
+    tracker, settings, best = execution.tracker, execution.config.registration, execution.metrics.best_student
+    set_challenger(tracker.client, settings.model_name, versions[best])
+    with tracker.step("registration") as run:
+        run.params(_settings(settings) | {"challenger": best})
+    promotion = None
+    if settings.auto_promote:
+        registry = Registry(settings.model_name, tracker.client)
+        outcome = promote_challenger(registry, versions[best], settings.gate, execution.config.evaluation)
+        promotion = Promotion(promoted=not outcome.reasons, reasons=list(outcome.reasons))
+    return Registration(
+        model_name=settings.model_name,
+        versions=versions,
+        challenger=best,
+        run_id=tracker.parent.run_id,
+        promotion=promotion,
+    )

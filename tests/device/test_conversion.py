@@ -16,14 +16,28 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from iusp import models
+from iusp.artifacts.evaluation import NETS, WHOLE
+from iusp.artifacts.metrics import Data
 from iusp.config.features import Features
-from iusp.device.conversion import NETS, WHOLE, write_onnx
+from iusp.device.conversion import write_onnx
 from iusp.device.front_end import FrontEnd, front_end
 from iusp.device.package import best_thresholds
 from iusp.device.runtime import load, open_session
 from iusp.errors import InputError
 from iusp.features.log_mel import clip_length, frame_count, log_mel
-from tests.support.exported import CONFIG, DEFAULT, TAGS, Bomb, network, noise, normalised, recordings, replaced
+from tests.support.exported import (
+    CONFIG,
+    DEFAULT,
+    GENERATED,
+    TAGS,
+    Bomb,
+    network,
+    noise,
+    normalised,
+    packaged,
+    recordings,
+    replaced,
+)
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.integration
@@ -120,6 +134,36 @@ def test_thresholds_are_the_best_of_all(rows: list[tuple[bool, int, bool]]) -> N
     assert reached == pytest.approx(naive_threshold(truth, scores))
     # Rounding moves no clip over it, but for one whose score is 0.
     assert not np.isclose(scores[scores > 0], threshold, atol=1e-9).any()
+
+
+@pytest.mark.parametrize(
+    ("data", "license_name", "said"),
+    [
+        (GENERATED, "Apache-2.0", "> **Warning.** Trained and evaluated on generated scenes, not on recordings."),
+        (
+            GENERATED.model_copy(update={"name": "SONYC-UST 2019", "generated": False, "license": "CC-BY-4.0"}),
+            "CC-BY-4.0",
+            "The licence of the recordings is CC-BY-4.0; the weights follow it.",
+        ),
+        (
+            GENERATED.model_copy(update={"name": "recordings", "generated": False, "license": None}),
+            "NOASSERTION",
+            "Check their terms before you distribute the weights.",
+        ),
+    ],
+)
+def test_the_licence_follows_the_data(exported: Path, tmp_path: Path, data: Data, license_name: str, said: str) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(exported, folder)
+    packaged(folder, data)
+    card, text = (folder / "MODEL_CARD.md").read_text(), (folder / "LICENSE").read_text()
+    assert said in card
+    assert data.name in card
+    assert ("**Warning.**" in card) == data.generated
+    assert json.loads((folder / "device.json").read_text())["license"] == license_name
+    assert ("Apache License" in text) == (license_name == "Apache-2.0")
+    assert data.generated or f"SPDX-License-Identifier: {license_name}\n" in text
+    assert load(folder / "int8.onnx").tags == TAGS
 
 
 def test_a_package_describes_every_file_and_itself(exported: Path) -> None:

@@ -110,7 +110,7 @@ def test_mlflow_has_the_numbers_that_dvc_shows(project: Project, client: MlflowC
     assert runs["teacher"].data.metrics["coarse.micro_auprc"] == metrics["teacher"]["coarse"]["micro_auprc"]
     evaluation = runs["evaluation"].data.metrics
     for name, student in metrics["students"].items():
-        assert evaluation[f"{name}.coarse.micro_auprc"] == student["coarse"]["micro_auprc"]
+        assert evaluation[f"students.{name}.coarse.micro_auprc"] == student["coarse"]["micro_auprc"]
         for seed, value in student["seeds"].items():
             assert runs[f"{name}-seed-{seed}"].data.metrics["coarse.micro_auprc"] == value
     record = pd.read_csv(project.folder / "models/students/other/seed-0/record.csv")

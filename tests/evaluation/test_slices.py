@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 
 import iusp
+from iusp.artifacts.evaluation import EvaluationFolder
+from iusp.artifacts.metrics import Data, Metrics, NetworkTimes, Percentiles, TeacherResult, Times
 from iusp.data.taxonomy import read_taxonomy
 from iusp.evaluation.metrics import bootstrap, interval, score
 from iusp.evaluation.report import write_report
 from iusp.evaluation.slices import COLUMNS, MIN_CLIPS, MIN_POSITIVES, slice_scores, weakest
+from tests.support.results import network_result, student_result
 
 TAXONOMY = read_taxonomy(Path(iusp.__file__).parent / "data/taxonomy.yaml")
 CLIPS = 120
@@ -80,18 +83,23 @@ def test_without_places_there_are_no_slices(data: tuple) -> None:
 
 def test_the_report_shows_where_the_student_is_weak(data: tuple, tmp_path: Path) -> None:
     slices = slice_scores(*data, "small", TAXONOMY, 50, 3)
-    coarse = {f"{kind}_auprc{end}": 0.8 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
-    coarse |= {"micro_f1": 0.7, "classwise": dict.fromkeys(TAXONOMY.coarse, 0.8)}
-    network = {"architecture": "plain", "parameters": 1, "macs": 1, "bytes": 1, "coarse": coarse}
-    metrics = {"split": "validate", "clips": CLIPS, "teacher": network, "students": {"small": network}}
-    times = {what: {"p50": 1.0, "p95": 2.0} for what in ("network", "audio_to_tags")}
-    latency = dict.fromkeys(("teacher", "small"), dict.fromkeys(("torch", "float32", "int8"), times))
-    write_report(tmp_path / "report.html", metrics, latency, TAXONOMY, tmp_path, slices, "small")
+    network = network_result(TAXONOMY, 0.8)
+    metrics = Metrics(
+        data=Data(name="recordings", digest="0123", clips={"validate": CLIPS}),
+        split="validate",
+        clips=CLIPS,
+        teacher=TeacherResult(**dict(network), sha256="0123"),
+        students={"small": student_result(network)},
+    )
+    one = Times(network=Percentiles(p50=1.0, p95=2.0), audio_to_tags=Percentiles(p50=1.0, p95=2.0))
+    times = NetworkTimes(torch=one, float32=one, int8=one)
+    write_report(EvaluationFolder(tmp_path), metrics, {"teacher": times, "small": times}, TAXONOMY, slices)
     report = (tmp_path / "report.html").read_text()
     table = report.partition("Where and when small is weak")[2]
-    assert "1 of them are too small to tell (fewer than 20 clips or\n20 positive tags)" in table
+    assert "1 of them are too small to tell (fewer than 20 clips or 20 positive tags)" in table
     # Whose interval lies below 0.8 is in bold, and first.
-    assert '<tr class="teacher"><td>borough 3</td>\n<td>60</td>' in table
-    assert "<tr><td>borough 1</td>" in table
+    cells = '<td class="left" data-heading="group">'
+    assert f'<tr class="bold">{cells}borough 3</td><td data-heading="clips">60</td>' in table
+    assert f"<tr>{cells}borough 1</td>" in table
     assert table.index("borough 3") < table.index("borough 1")
     assert "hour 11" not in table

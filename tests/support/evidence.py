@@ -23,9 +23,7 @@ from tests.support.project import ROOT, merged
 TAXONOMY = read_taxonomy(Path(str(files("iusp.data") / "taxonomy.yaml")))
 CONFIG = load(ROOT / "params.yaml")
 GATE: Gate = CONFIG.registration.gate
-EVALUATION = Evaluation(
-    resamples=200, seed=0, calibration_clips=1, license="Apache-2.0", latency_runs=1, pictured_clips=0
-)
+EVALUATION = Evaluation(resamples=200, seed=0, calibration_clips=1, latency_runs=1, pictured_clips=0)
 GOOD, BETTER, BAD = 0.3, 0.25, 0.6  # noise of the scores of a good, a better and a bad network
 DEVICE_FILES = ("net_float32.onnx", "net_int8.onnx", "float32.onnx", "int8.onnx")
 
@@ -57,7 +55,7 @@ def write_evidence(
     measured = {
         "split": "test",
         "digest": "0123",
-        "coarse": quality | {"classwise": points.classwise},
+        "coarse": quality | {"micro_f1": points.micro_f1, "classwise": points.classwise},
         "parameters": 5568,
         "macs": 1_600_000,
         "bytes": {"float32.onnx": 50_000, "int8.onnx": 20_000},
@@ -110,9 +108,11 @@ def evaluated(folder: Path, noise: float) -> None:
     evaluation = folder / "evaluation"
     network = {"parameters": 5568, "macs": 1_600_000, "bytes": 22_272, "architecture": "plain", "sha256": "0123"}
     network["coarse"] = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
+    network["coarse"] |= {"micro_f1": 0.7, "classwise": {}}
     student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
     student |= {"validate_micro_auprc": {"0": 0.7}, "seeds_mean": 0.7, "seeds_std": 0.0}
     metrics = {"split": "test", "clips": 8, "teacher": network, "students": {"small": student}}
+    metrics["data"] = {"name": "embedded", "digest": "data", "clips": {"test": 8}}
     write_json(evaluation / "metrics.json", metrics)
     for name in ("latency.json", "report.html", "plots/one.png"):
         (evaluation / name).parent.mkdir(exist_ok=True)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from benchmarks.executorch import normalise
 from iusp import models
+from iusp.artifacts.evaluation import NETS, WHOLE, Parity
+from iusp.artifacts.metrics import Auprc, Data, Metrics, StudentResult, TeacherResult
 from iusp.config.features import Features
-from iusp.device.conversion import NETS, WHOLE, write_onnx
-from iusp.device.package import write_package
-from iusp.features.log_mel import clip_length, frame_count, log_mel
+from iusp.device.conversion import write_onnx
+from iusp.device.package import CardFacts, write_package
+from iusp.features.log_mel import clip_length, log_mel
 from iusp.models.layers import Tagger
 from iusp.sources.embedded import scene
 from tests.support.project import ROOT, SMALL, merged
@@ -61,19 +63,53 @@ def normalised(architecture: str, spectrograms: torch.Tensor) -> Tagger:
     return tagger
 
 
-AUPRC = {f"{kind}{end}": 0.5 for kind in ("micro_auprc", "macro_auprc") for end in ("", "_low", "_high")}
-STUDENT = {
-    "best_seed": 0,
+NAMES = [f"{kind}{end}" for kind in ("micro_auprc", "macro_auprc") for end in ("", "_low", "_high")]
+NETWORK: dict[str, Any] = {
     "architecture": "plain",
-    "method": "iusp",
-    "weights": {"iusp": 100.0},
     "parameters": 1000,
     "macs": 10000,
-    "seeds": {"0": 0.5, "1": 0.6},
-    "seeds_mean": 0.55,
-    "seeds_std": 0.07,
-    "coarse": AUPRC | {"classwise": dict.fromkeys(("1", "6", "8"), 0.5)},
+    "bytes": 4000,
+    "coarse": Auprc(**dict.fromkeys(NAMES, 0.5), micro_f1=0.5, classwise=dict.fromkeys(("1", "6", "8"), 0.5)),
 }
+STUDENT = StudentResult(
+    **NETWORK,
+    best_seed=0,
+    method="iusp",
+    weights={"iusp": 100.0},
+    validate_micro_auprc={"0": 0.7, "1": 0.6},
+    seeds={"0": 0.5, "1": 0.6},
+    seeds_mean=0.55,
+    seeds_std=0.07,
+)
+GENERATED = Data(
+    name="embedded",
+    generated=True,
+    license="Apache-2.0",
+    digest="0123456789abcdef",
+    clips={"train": 40, "validate": 20, "test": 20},
+)
+
+
+def packaged(folder: Path, data: Data) -> None:
+    """Write what lies beside the ONNX files in `folder`."""
+    metrics = Metrics(
+        data=data,
+        split="test",
+        clips=20,
+        teacher=TeacherResult(**NETWORK, sha256="0123"),
+        students={"small": STUDENT},
+    )
+    files = (*NETS, *WHOLE)
+    loss = {name: 0.01 if "int8" in name else None for name in files}
+    facts = CardFacts(
+        name="small",
+        metrics=metrics,
+        categories=dict(zip(("1", "6", "8"), TAGS, strict=True)),
+        features_digest="fedcba9876543210",
+        bytes={name: (folder / name).stat().st_size for name in files},
+        parity={name: Parity(max_difference=1e-7, auprc_loss=loss[name]) for name in files},
+    )
+    write_package(folder, dict(zip(TAGS, [0.25, 0.5, 0.75], strict=True)), CONFIG, facts)
 
 
 def calibrating() -> NDArray[np.float16]:
@@ -84,23 +120,7 @@ def calibrating() -> NDArray[np.float16]:
 def write_exported(folder: Path, calibration: NDArray[np.float16]) -> None:
     """Write the package of a student."""
     write_onnx(network("plain"), CONFIG, calibration, folder)
-    parity = {name: {"max_difference": 1e-7} for name in (*NETS, *WHOLE)}
-    for name in (NETS[1], WHOLE[1]):
-        parity[name]["auprc_loss"] = 0.01
-    facts = {
-        "name": "small",
-        "student": STUDENT,
-        "teacher": STUDENT,
-        "split": "test",
-        "clips": {"train": 40, "validate": 20, "test": 20},
-        "digest": "0123456789abcdef",
-        "categories": dict(zip(("1", "6", "8"), TAGS, strict=True)),
-        "samples": clip_length(CONFIG),
-        "frames": frame_count(CONFIG),
-        "bytes": {name: (folder / name).stat().st_size for name in parity},
-        "parity": parity,
-    }
-    write_package(folder, TAGS, [0.25, 0.5, 0.75], CONFIG, "Apache-2.0", facts)
+    packaged(folder, GENERATED)
 
 
 def replaced(exported: Path, folder: Path, content: bytes) -> Path:
