@@ -107,8 +107,8 @@ def evaluated(folder: Path, noise: float) -> None:
         (folder / "dataset" / name).write_text("")
     evaluation = folder / "evaluation"
     network = {"parameters": 5568, "macs": 1_600_000, "bytes": 22_272, "architecture": "plain", "sha256": "0123"}
-    network["coarse"] = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
-    network["coarse"] |= {"micro_f1": 0.7, "classwise": {}}
+    auprcs = {f"{kind}_auprc{end}": 0.7 for kind in ("micro", "macro") for end in ("", "_low", "_high")}
+    network["coarse"] = {**auprcs, "micro_f1": 0.7, "classwise": {}}
     student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
     student |= {"validate_micro_auprc": {"0": 0.7}, "seeds_mean": 0.7, "seeds_std": 0.0}
     metrics = {"split": "test", "clips": 8, "teacher": network, "students": {"small": student}}
