@@ -19,8 +19,9 @@ from benchmarks.machine import machine
 from benchmarks.pages import DOCS, ROOT, replace_section
 from benchmarks.speed.timing import interleaved, one_thread
 from iusp import models
+from iusp.artifacts.evaluation import NETS, WHOLE
 from iusp.config.params import load
-from iusp.device.conversion import NETS, WHOLE, write_onnx
+from iusp.device.conversion import write_onnx
 from iusp.device.executorch import NET, open_program, write_programs
 from iusp.device.executorch import WHOLE as WHOLE_PROGRAM
 from iusp.device.runtime import open_session
