@@ -14,7 +14,7 @@ from iusp.config.params import Settings
 from iusp.errors import InputError
 from iusp.registry.promotion import promote_challenger
 from iusp.registry.tracking import Tracker, readable_errors
-from iusp.registry.versions import Registry, register, set_challenger
+from iusp.registry.versions import Registry, register, set_challenger, source_tags
 
 Tags = dict[str, str | float]
 Params = dict[str, object]
@@ -65,7 +65,7 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
         raise InputError(f"{evaluation}: has students that params.yaml does not name; run the evaluation step again")
     with readable_errors():
         lineage: Tags = {
-            "iusp.source": config.dataset.source_name,
+            **source_tags(metrics.data),
             "iusp.data": data.digest,
             "iusp.features": Digested.read(folder.features_file).digest,
             "iusp.teacher": metrics.teacher.sha256,

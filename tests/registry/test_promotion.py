@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from iusp.artifacts.dataset import Source
+from iusp.artifacts.evaluation import EvaluationFolder
 from iusp.cli.main import main
 from iusp.config.params import load
 from iusp.errors import InputError
@@ -428,6 +429,10 @@ def test_the_registration_step_promotes_only_if_it_may_and_says_what_came_of_it(
     assert champions(registry) == [(None, 1)]
     tags = registry.version(1).tags
     assert (tags["latency_ms.float32.onnx"], tags["bytes.int8.onnx"]) == ("1.2", "20000")
+    data = EvaluationFolder(tmp_path / "first/evaluation").metrics.data
+    assert registry.version(1).data == Source(name=data.name, generated=data.generated, license=data.license)
+    described = registry.client.get_model_version(registry.model_name, "1").description
+    assert described.startswith(f"Trained on {data.name}. {data.licence_note}")
     second = registration("second", BAD, True)
     assert not second["promotion"]["promoted"]
     assert len(second["promotion"]["reasons"]) >= 3
