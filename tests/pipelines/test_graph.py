@@ -288,7 +288,9 @@ def test_results_are_shown_and_artifacts_tell_what_they_are(project: Project) ->
     assert f"{metrics['teacher']['coarse']['micro_auprc']:.3f} [" in shown
     outputs = json.loads(written(project, "evaluation/executor_output.json").read_text())["artifacts"]
     (logged,) = outputs["metrics"]["artifacts"]
-    assert logged["metadata"]["small.micro_auprc"] == metrics["students"]["small"]["coarse"]["micro_auprc"]
+    assert (
+        logged["metadata"]["students.small.coarse.micro_auprc"] == metrics["students"]["small"]["coarse"]["micro_auprc"]
+    )
     assert logged["metadata"]["small.parameters"] == metrics["students"]["small"]["parameters"]
     assert "data:image/png;base64" in written(project, "evaluation/report").read_text()
     assert "| small | iusp |" in written(project, "evaluation/comparison").read_text()
