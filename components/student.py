@@ -21,6 +21,7 @@ def student(
     import os
     from pathlib import Path
 
+    from iusp.artifacts.networks import TeacherFolder
     from iusp.cli.console import readable_failures, shown_progress
     from iusp.config.students import Recipe
     from iusp.registry.tracking import Tracker, tracked
@@ -28,11 +29,11 @@ def student(
     from iusp.training.data import TrainingFolders
 
     settings = Recipe.model_validate_json(recipe)
-    inputs = StudentInputs(TrainingFolders(Path(dataset.path), Path(features.path)), Path(teacher.path))
+    inputs = StudentInputs(TrainingFolders(Path(dataset.path), Path(features.path)), TeacherFolder(Path(teacher.path)))
     networks, outage = [run_name(settings.name, seed) for seed in settings.student.seeds], os.environ["IUSP_OUTAGE"]
     with readable_failures(), shown_progress() as shown, tracked(shown, Tracker.joined, networks, outage) as reporter:
         trained = run(settings, inputs, Path(student.path), reporter)
     kept = ("method", "architecture", "parameters", "epoch", "validate_micro_auprc")
     for seed, description in trained.items():
         student.metadata |= {"display_name": f"{settings.name}, seed {seed}"}
-        student.metadata |= {key: description[key] for key in kept}
+        student.metadata |= {key: getattr(description, key) for key in kept}

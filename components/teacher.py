@@ -38,4 +38,4 @@ def teacher(
     ):
         trained = run(*settings, inputs, Path(teacher.path), reporter)
     kept = ("architecture", "parameters", "epoch", "validate_micro_auprc")
-    teacher.metadata |= {"display_name": "teacher"} | {key: trained[key] for key in kept}
+    teacher.metadata |= {"display_name": "teacher"} | {key: getattr(trained, key) for key in kept}

@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.science.grid import SIZES, Row, Run
 from benchmarks.science.worlds import World
 from iusp import models
+from iusp.artifacts.networks import TeacherFolder
 from iusp.config.params import Config
 from iusp.config.students import Recipe, Student, recipe
 from iusp.data.taxonomy import read_taxonomy
@@ -78,7 +79,9 @@ def train(run: Run, world: World, config: Config) -> Row:
         The run's row of the record.
     """
     folder = Path(mkdtemp(dir=world.folder))
-    inputs = student.StudentInputs(TrainingFolders(world.dataset, world.features), world.teacher(run.knowledge))
+    inputs = student.StudentInputs(
+        TrainingFolders(world.dataset, world.features), TeacherFolder(world.teacher(run.knowledge))
+    )
     job = student.SeedJob(_recipe(run, config), run.seed, inputs, folder / "network")
     DecayingLosses.steps = run.epochs * (read_features(world.features).clips["train"] // run.batch_size)
     losses = DecayingLosses if run.variant == "decay" else DistillationLosses

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iusp import models
+from iusp.artifacts.networks import NetworkFolder
 from iusp.config.augmentation import Augmentation
 from iusp.config.base import Architecture
 from iusp.config.students import Recipe, Student
@@ -49,7 +49,7 @@ def untrained_teacher(
 ) -> Tagger:
     """Write an untrained teacher and its knowledge about one view, which cost as much as those of a trained one."""
     teacher, description = new_network(architecture, parameters, data, config, 0)
-    models.save(folder, teacher, description)
+    NetworkFolder(folder).save(teacher, description)
     names = [name for names in NAMES.values() for name in names]
     write_knowledge(folder, teacher.eval(), data, KnowledgeRequest(augmentation, 0, 1, names), Reporter())
     return teacher

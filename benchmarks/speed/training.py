@@ -55,7 +55,7 @@ def auprc(
 
     with TemporaryDirectory() as folder:
         job = TrainingJob(tagger, description, data, epoch_batches, losses, config, auxiliary=nn.Module())
-        return float(train(job, Path(folder), lambda row: None)["validate_micro_auprc"])
+        return float(train(job, Path(folder), lambda row: None).validate_micro_auprc)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -33,12 +33,12 @@ class NetworkConfig(Artifact):
     """Digest of the features that the network was trained on."""
     seed: int
     """Seed of initialisation and order."""
-    epoch: int
-    """Epoch (from 1) that was best on validate and was kept."""
-    validate_micro_auprc: Share
+    epoch: int = 0
+    """Epoch (from 1) that was best on validate and was kept; 0 of a network that is not trained yet."""
+    validate_micro_auprc: Share = 0.0
     """Micro-averaged AUPRC of that epoch on validate."""
-    sha256: str
-    """SHA-256 of `weights.safetensors`."""
+    sha256: str = ""
+    """SHA-256 of `weights.safetensors`; empty of a network that is not saved yet."""
 
     @field_validator("width")
     @classmethod
@@ -69,6 +69,9 @@ class StudentConfig(NetworkConfig):
     """`cached` or `online`."""
     teacher: str
     """SHA-256 of the teacher's weights."""
+
+
+Config = TypeVar("Config", bound=NetworkConfig)
 
 
 class NetworkFolder:
@@ -112,9 +115,9 @@ class NetworkFolder:
         """
         return models.load(self.path)[0]
 
-    def save(self, network: Tagger, config: NetworkConfig) -> None:
-        """Write the weights, then `config.json` with their digest, both atomically."""
-        models.save(self.path, network, config.model_dump(mode="json"))
+    def save(self, network: Tagger, config: Config) -> Config:
+        """Write the weights, then `config.json` with their digest, both atomically; return that config."""
+        return type(config).model_validate(models.save(self.path, network, config.model_dump(mode="json")))
 
 
 class TeacherFolder(NetworkFolder):

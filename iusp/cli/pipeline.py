@@ -126,13 +126,14 @@ def student(ctx: click.Context, name: str) -> None:
     Writes:  models/students/NAME
     Example: iusp student small
     """
+    from iusp.artifacts.networks import TeacherFolder
     from iusp.registry.tracking import tracked
     from iusp.steps.student import StudentInputs, run, run_name
     from iusp.training.data import TrainingFolders
 
     config = load_config(ctx)
     recipe = config.recipe(name)
-    inputs = StudentInputs(TrainingFolders(DATASET, FEATURES), TEACHER)
+    inputs = StudentInputs(TrainingFolders(DATASET, FEATURES), TeacherFolder(TEACHER))
     networks, outage = [run_name(name, seed) for seed in recipe.student.seeds], config.registration.outage
     with shown_progress() as shown, tracked(shown, _open_tracker(config), networks, outage) as reporter:
         run(recipe, inputs, STUDENTS / name, reporter)

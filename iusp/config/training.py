@@ -1,4 +1,4 @@
-"""`training` of params.yaml, under `teacher` and under `distillation`: one optimisation."""
+"""`teacher.training` and `distillation.training` of params.yaml: an optimisation."""
 
 from typing import Annotated, Literal
 
@@ -8,21 +8,21 @@ from iusp.config.base import Count, Device, NonNegative, Positive, Section
 
 
 class Training(Section):
-    """One optimisation: AdamW with a one-cycle learning rate."""
+    """An optimisation by AdamW with a one-cycle learning rate."""
 
     epochs: Count
-    """Passes over the training split."""
+    """Number of passes over the training split."""
     batch_size: Annotated[int, Field(ge=2)]
-    """Clips per step."""
+    """Number of clips per optimiser step, over all processes."""
     learning_rate: Positive
-    """Peak of the one-cycle schedule."""
+    """Peak of the one-cycle learning-rate schedule."""
     weight_decay: NonNegative
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     patience: Count
-    """Stop after this many epochs without a better micro-averaged AUPRC on validate."""
+    """Number of epochs without a better micro-averaged AUPRC on validate after which training stops."""
     precision: Literal["float32", "bfloat16"]
-    """Autocast precision; similarities stay in float32."""
+    """Precision of the network's arithmetic (autocast); similarities are always computed in float32."""
     device: Device
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+    """`auto` (the first accelerator, or the CPU), `cpu`, `cuda`, `cuda:1` or `mps`."""
     threads: Annotated[int, Field(ge=1, le=256)]
-    """CPU threads of one training. It changes the order of sums, and so the last bits of a result."""
+    """Number of CPU threads of one training. It changes the order of sums, and so the last bits of a result."""

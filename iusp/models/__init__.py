@@ -1,4 +1,4 @@
-"""The networks, built by name and size, saved and loaded without pickle."""
+"""Networks by name and parameter budget, saved and loaded without pickle; they know nothing of distillation."""
 
 import hashlib
 from pathlib import Path
@@ -38,10 +38,16 @@ def parameter_count(network: torch.nn.Module) -> int:
 
 
 def width_for(architecture: str, parameters: int, tags: int, bands: int) -> int:
-    """Return the width of the largest network of a family that has at most `parameters` parameters.
+    """Return the width of the largest network that fits a parameter budget.
+
+    Args:
+        architecture: family of the network.
+        parameters: largest number of parameters.
+        tags: number of logits.
+        bands: number of mel bands.
 
     Raises:
-        InputError: even the smallest has more.
+        InputError: even the smallest network of the family has more parameters.
     """
     family = ARCHITECTURES[architecture]
     fitting = 0
@@ -54,14 +60,23 @@ def width_for(architecture: str, parameters: int, tags: int, bands: int) -> int:
                 break
             fitting = width
     if not fitting:
-        raise InputError(f"the smallest {architecture} for {tags} tags has {smallest} parameters, not {parameters}")
+        raise InputError(
+            f"the smallest {architecture} for {tags} tags has {smallest} parameters; set `parameters` to that or more"
+        )
     return fitting
 
 
 def build(architecture: str, width: int, tags: int, bands: int) -> Tagger:
-    """Build a network with `tags` logits for log-mel of `bands` bands, initialised from torch's generator."""
+    """Build a network, initialised by torch's random generator.
+
+    Args:
+        architecture: family of the network.
+        width: width within the family.
+        tags: number of logits.
+        bands: number of mel bands.
+    """
     network = ARCHITECTURES[architecture](width, tags, bands)
-    # Convolutions are faster in this memory format, on CPUs and GPUs alike.
+    # Convolutions are faster in this memory format, on CPUs and on GPUs.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

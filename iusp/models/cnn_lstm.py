@@ -1,4 +1,4 @@
-"""One convolution and one LSTM: the family of the paper's student."""
+"""One convolution and one LSTM: the family of the students in the IUSP paper."""
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,6 @@ class CnnLstm(Tagger):
         self.lstm = nn.LSTM(width * (bands // 4), 4 * width, batch_first=True)
 
     def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps (B, C, T/8, M/4) and (B, 4·C, T/8, 1)."""
+        """Return feature maps (B, C, T/8, M/4) and (B, 4·C, T/8, 1) for a spectrogram (B, 1, T, M)."""
         maps = self.convolution(spectrogram)
         return maps, torch.transpose(self.lstm(frames(maps))[0], 1, 2).unsqueeze(3)

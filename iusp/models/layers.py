@@ -1,4 +1,4 @@
-"""What the networks share: input standardisation, the tagging head, and the maps of every layer."""
+"""What all networks share: standardised input, the tagging head, and the feature maps of every layer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,10 +11,11 @@ from iusp.models.maps import pooled
 
 
 class Tagger(nn.Module, ABC):
-    """A network that tags a clip; it knows nothing of how it is trained.
+    """A network that tags clips; it knows nothing of how it is trained.
 
-    Subclasses define `maps`. Called with log-mel (B, T, M) in natural-log power, it returns the logits (B, K) and the
-    maps (B, C, T', F') of its layers, first to last; the logits are pooled from the last.
+    Called with log-mel features (B, T, M), the natural logarithm of power, it returns the logits (B, K) and the feature
+    maps (B, C, T', F') of its layers, first to last. The logits come from the pooled maps of the last layer. Subclasses
+    define `maps`.
     """
 
     WIDTHS: ClassVar[range]
@@ -29,34 +30,34 @@ class Tagger(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device that holds the network."""
         return self.mean.device
 
     @abstractmethod
     def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
-        """Turn a standardised spectrogram (B, 1, T, M) into the maps (B, C, T', F') of each layer."""
+        """Return the feature maps (B, C, T', F') of each layer for a standardised spectrogram (B, 1, T, M)."""
 
     def forward(self, log_mel: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return logits (B, K) and maps (B, C, T', F')."""
+        """Return logits (B, K) and the feature maps (B, C, T', F') of each layer."""
         maps = self.maps(((log_mel - self.mean) / self.std).unsqueeze(1))
         return self.head(pooled(maps[-1])), maps
 
 
 class Probabilities(nn.Module):
-    """A network that returns probabilities alone, as users of the registry expect."""
+    """A network that returns only probabilities, as users of exported models expect."""
 
     def __init__(self, network: Tagger) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Turn log-mel (B, T, M) into probabilities (B, K)."""
+        """Return the probabilities (B, K) for log-mel features (B, T, M)."""
         logits: Tensor = self.network(log_mel)[0]
         return logits.sigmoid()
 
 
 def after_each(layers: Iterable[nn.Module], maps: Tensor) -> tuple[Tensor, ...]:
-    """Apply layers one after the other and return what comes out of each."""
+    """Apply layers one after the other and return the output of each."""
     outputs = []
     for layer in layers:
         maps = layer(maps)
@@ -67,7 +68,7 @@ def after_each(layers: Iterable[nn.Module], maps: Tensor) -> tuple[Tensor, ...]:
 def convolution(
     inputs: int, outputs: int, stride: tuple[int, int] = (1, 1), kernel: int = 3, groups: int = 1
 ) -> list[nn.Module]:
-    """Return a convolution with "same" padding, without bias, and its batch normalisation."""
+    """Return a convolution with "same" padding and without bias, and its batch normalisation."""
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),

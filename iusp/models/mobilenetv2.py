@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from iusp.models.layers import Tagger, after_each, convolution
 
-# Expansion, channels, blocks and the stride of the first block: the paper's table 2, but for strides that keep
-# 1/8 of the frames and 1/16 of the bands (the paper's 1/32 would leave 8 frames of a 10-s clip).
+# Expansion, channels, number of blocks, and stride of the first block. The paper's table 2, except for the strides:
+# they keep 1/8 of the frames and 1/16 of the bands. The paper's 1/32 would leave 8 frames of a 10-second clip.
 STAGES = (
     (1, 16, 1, (1, 1)),
     (6, 24, 2, (2, 2)),
@@ -19,7 +19,7 @@ LAST_CHANNELS = 1280
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1×1, filter depthwise by 3×3, project by 1×1; added to its input where the shapes allow it."""
+    """Expands by 1×1, filters depthwise by 3×3 and projects by 1×1; adds the input where the shapes allow it."""
 
     def __init__(self, inputs: int, outputs: int, stride: tuple[int, int], expansion: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == (1, 1) and inputs == outputs
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Turn maps (B, inputs, T, F) into (B, outputs, T / stride, F / stride)."""
+        """Return feature maps (B, outputs, T / stride, F / stride) for maps (B, inputs, T, F)."""
         changed: Tensor = self.body(maps)
         return maps + changed if self.residual else changed
 
@@ -61,5 +61,5 @@ class MobileNetV2(Tagger):
         self.layers.append(nn.Sequential(*convolution(inputs, scaled(LAST_CHANNELS), kernel=1), nn.ReLU6()))
 
     def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps of nine layers, at last (B, C, T/8, M/16)."""
+        """Return the feature maps of each layer for a spectrogram (B, 1, T, M)."""
         return after_each(self.layers, spectrogram)

@@ -6,7 +6,11 @@ from iusp.models.layers import Tagger, after_each, convolution
 
 
 class Plain(Tagger):
-    """conv–BN–ReLU with `width`, `width`, 2·`width`, 3·`width` channels; 8 × fewer frames, 16 × fewer bands."""
+    """Four layers of convolution, batch normalisation and ReLU.
+
+    They have `width`, `width`, 2·`width` and 3·`width` channels. The last has 8 × fewer frames and 16 × fewer bands
+    than the input.
+    """
 
     WIDTHS = range(4, 513, 4)
 
@@ -22,5 +26,5 @@ class Plain(Tagger):
         )
 
     def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/8, M/16)."""
+        """Return the feature maps of four layers for a spectrogram (B, 1, T, M); the last are (B, C, T/8, M/16)."""
         return after_each(self.layers, spectrogram)

@@ -15,7 +15,7 @@ class Block(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Turn maps (B, inputs, T, F) into (B, outputs, T / stride, F / stride)."""
+        """Return feature maps (B, outputs, T / stride, F / stride) for maps (B, inputs, T, F)."""
         changed: Tensor = self.activation(self.body(maps) + self.shortcut(maps))
         return changed
 
@@ -32,5 +32,5 @@ class Residual(Tagger):
         self.layers = nn.Sequential(*(Block(*shape) for shape in zip(channels, channels[1:], strides, strict=False)))
 
     def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/8, M/16)."""
+        """Return the feature maps of four layers for a spectrogram (B, 1, T, M); the last are (B, C, T/8, M/16)."""
         return after_each(self.layers, spectrogram)

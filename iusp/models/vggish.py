@@ -22,5 +22,5 @@ class VGGish(Tagger):
             self.layers.append(nn.Sequential(*layer, nn.MaxPool2d(2, ceil_mode=True)))
 
     def maps(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
-        """Turn a standardised spectrogram (B, 1, T, M) into maps of four layers, at last (B, C, T/16, M/16)."""
+        """Return the feature maps of four layers for a spectrogram (B, 1, T, M); the last are (B, C, T/16, M/16)."""
         return after_each(self.layers, spectrogram)

@@ -12,7 +12,7 @@ import torch
 from joblib import cpu_count
 from torch import Tensor
 
-from iusp import models
+from iusp.artifacts.networks import StudentConfig, TeacherFolder
 from iusp.artifacts.records import Row
 from iusp.config.methods import METHODS
 from iusp.config.students import Recipe
@@ -38,7 +38,7 @@ class StudentInputs:
     """
 
     folders: TrainingFolders
-    teacher: Path
+    teacher: TeacherFolder
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run_name(student: str, seed: int) -> str:
 
 def run(
     recipe: Recipe, inputs: StudentInputs, output: Path, reporter: Reporter, cores: int = cpu_count()
-) -> dict[int, dict[str, Any]]:
+) -> dict[int, StudentConfig]:
     """Write `seed-<seed>/` (weights, config, training record) for each seed into the output folder.
 
     Seeds are trained in parallel processes, as many as the cores allow; that does not change a byte. A killed run
@@ -87,7 +87,7 @@ def run(
     """
     identity: list[Any] = [recipe.model_dump(mode="json"), sha256(inputs.folders.labels)]
     identity += [sha256(inputs.folders.features / "features.json")]
-    identity += [sha256(inputs.teacher / "knowledge" / "knowledge.json")]
+    identity += [sha256(inputs.teacher.path / "knowledge" / "knowledge.json")]
     with work_folder(output, digest([*identity, code_digest()])) as folder:
         jobs = [SeedJob(recipe, seed, inputs, folder / f"seed-{seed}") for seed in recipe.student.seeds]
         rows: SimpleQueue[tuple[int, Row]] = get_context("spawn").SimpleQueue()
@@ -101,7 +101,7 @@ def run(
                     seed, row = rows.get()
                     reporter.epoch(run_name(recipe.name, seed), row, recipe.training.epochs)
             descriptions = [future.result() for future in futures]
-    return {description["seed"]: description for description in descriptions}
+    return {description.seed: description for description in descriptions}
 
 
 _rows: "SimpleQueue[tuple[int, Row]]"
@@ -112,11 +112,11 @@ def _connect(rows: "SimpleQueue[tuple[int, Row]]") -> None:
     _rows = rows
 
 
-def _learn_in_worker(job: SeedJob) -> dict[str, Any]:
+def _learn_in_worker(job: SeedJob) -> StudentConfig:
     return learn(job, lambda row: _rows.put((job.seed, row)))
 
 
-def learn(job: SeedJob, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
+def learn(job: SeedJob, on_epoch: Callable[[Row], None]) -> StudentConfig:
     """Train one seed and write its weights, config and training record into the job's folder.
 
     Args:
@@ -130,16 +130,24 @@ def learn(job: SeedJob, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
         InputError: see `run`.
     """
     job.folder.mkdir(exist_ok=True)
-    return train(_training_job(job), job.folder, on_epoch)
+    description = train(_training_job(job), job.folder, on_epoch)
+    assert isinstance(description, StudentConfig)
+    return description
 
 
 def _training_job(job: SeedJob) -> TrainingJob:
     recipe, student = job.recipe, job.recipe.student
-    data = read_training_data(job.inputs.folders, models.read_config(job.inputs.teacher, "teacher")["predicts"])
-    knowledge = read_knowledge(job.inputs.teacher, data)
+    data = read_training_data(job.inputs.folders, job.inputs.teacher.config.predicts)
+    knowledge = read_knowledge(job.inputs.teacher.path, data)
     network, description = new_network(student.architecture, student.parameters, data, recipe.training, job.seed)
-    description |= {"method": student.method, "weights": recipe.weights, "layers": recipe.layers}
-    description |= {"knowledge": recipe.knowledge, "teacher": knowledge.description["teacher"]}
+    config = StudentConfig(
+        **dict(description),
+        method=student.method,
+        weights=recipe.weights,
+        layers=recipe.layers,
+        knowledge=recipe.knowledge,
+        teacher=knowledge.description.teacher,
+    )
     channels = layer_channels(network, data)
     for method, layers in recipe.layers.items():
         if METHODS[method].layers_of == "student":
@@ -153,14 +161,14 @@ def _training_job(job: SeedJob) -> TrainingJob:
         terms.update(distillation(outputs))
         return terms
 
-    teacher = models.load(job.inputs.teacher)[0].to(network.device) if recipe.knowledge == "online" else None
+    teacher = job.inputs.teacher.load().to(network.device) if recipe.knowledge == "online" else None
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         if teacher:
             return _asked_batches(knowledge, job, epoch, teacher)
         return _stored_batches(knowledge, job, epoch, network.device)
 
-    return TrainingJob(network, description, data, epoch_batches, losses, recipe.training, distillation)
+    return TrainingJob(network, config, data, epoch_batches, losses, recipe.training, distillation)
 
 
 def _stored_batches(knowledge: Knowledge, job: SeedJob, epoch: int, device: torch.device) -> Iterator[Batch]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
+from iusp.artifacts.networks import TeacherConfig
 from iusp.artifacts.records import Row
 from iusp.config.augmentation import Augmentations
 from iusp.config.teacher import Teacher
@@ -22,7 +22,7 @@ from iusp.training.networks import check_layers, layer_channels, new_network
 
 def run(
     config: Teacher, augmentation: Augmentations, inputs: TrainingFolders, output: Path, reporter: Reporter
-) -> dict[str, Any]:
+) -> TeacherConfig:
     """Write `weights.safetensors`, `config.json`, `record.csv` and `knowledge/` into the output folder.
 
     A killed run resumes from its last epoch, or its last view of knowledge, and ends with the same bytes. The ranks of
@@ -56,6 +56,7 @@ def run(
         if is_first:
             request = KnowledgeRequest(augmentation.views, config.seed, config.views, config.knowledge_names)
             write_knowledge(folder, job.network.eval(), data, request, reporter)
+    assert isinstance(description, TeacherConfig)
     return description
 
 
@@ -71,5 +72,5 @@ def _job(config: Teacher, augmentation: Augmentations, data: TrainingData) -> Tr
     def losses(logits: Tensor, maps: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         return {"labels": label_loss(logits, batch.targets, batch.mask)}
 
-    description |= {"predicts": config.tags}
-    return TrainingJob(network, description, data, epoch_batches, losses, config.training, auxiliary=nn.Module())
+    teacher = TeacherConfig(**dict(description), predicts=config.tags)
+    return TrainingJob(network, teacher, data, epoch_batches, losses, config.training, auxiliary=nn.Module())

@@ -20,7 +20,7 @@ student without any sign of it.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from iusp.artifacts.base import Artifact
 from iusp.config.augmentation import Augmentation
 from iusp.errors import InputError
 from iusp.features.augmentation import View, augment, draw_view
 from iusp.features.packed import open_packed, write_header
-from iusp.io.files import Hashed, digest, read_json, sha256, write_json
+from iusp.io.files import Hashed, digest, sha256
 from iusp.models.layers import Tagger
 from iusp.models.maps import (
     attention_map,
@@ -111,9 +112,13 @@ def write_knowledge(
         checksums |= {f"{finished.name}/{name}": checksum for name, checksum in written.items()}
         finished.parent.mkdir(exist_ok=True)
         partial.rename(finished)
-    description = {"augmentation": request.augmentation.model_dump(mode="json"), "seed": request.seed}
-    description |= {"views": digests, "sha256": checksums}
-    write_json(folder / "knowledge" / "knowledge.json", _identity(folder, data) | description)
+    KnowledgeDescription(
+        **_identity(folder, data),
+        augmentation=request.augmentation,
+        seed=request.seed,
+        views=digests,
+        sha256=checksums,
+    ).write(folder / "knowledge" / "knowledge.json")
 
 
 def _write_view(
@@ -140,11 +145,25 @@ def _write_view(
     return {name: stream.sha256.hexdigest() for name, stream in packed.items()}
 
 
-class _Description(BaseModel):
+class KnowledgeDescription(Artifact):
+    """`knowledge.json`: what the knowledge is about, and the digests of its arrays."""
+
+    clips: str
+    """Digest of the names of the training clips."""
+    features: str
+    """Digest of the features."""
+    tags: list[str]
+    """Names of the logits, in order."""
+    teacher: str
+    """SHA-256 of the teacher's weights."""
     augmentation: Augmentation
+    """Augmentation of the views."""
     seed: int
+    """Seed of the views."""
     views: Annotated[list[str], Field(min_length=1)]
+    """Digest of each view."""
     sha256: dict[str, str]
+    """SHA-256 of each array, by view and name, such as `view-000/logits`."""
 
 
 def _identity(teacher: Path, data: TrainingData) -> dict[str, Any]:
@@ -202,18 +221,18 @@ class Knowledge:
     """
 
     folder: Path
-    description: Mapping[str, Any]
+    description: KnowledgeDescription
     data: TrainingData
 
     @property
     def views(self) -> int:
         """Number of views."""
-        return len(self.description["views"])
+        return len(self.description.views)
 
     @property
     def augmentation(self) -> Augmentation:
         """Augmentation of the views."""
-        return Augmentation.model_validate(self.description["augmentation"])
+        return self.description.augmentation
 
     def view(self, number: int) -> View:
         """Draw a view again.
@@ -224,8 +243,8 @@ class Knowledge:
         Raises:
             InputError: the result is not the view that the teacher saw.
         """
-        view = draw_view(self.augmentation, self.description["seed"], "knowledge", number, self.data.shape)
-        if _view_digest(view) != self.description["views"][number]:
+        view = draw_view(self.augmentation, self.description.seed, "knowledge", number, self.data.shape)
+        if _view_digest(view) != self.description.views[number]:
             raise InputError(
                 f"{self.folder}: view {number} is drawn differently than the teacher saw it (perhaps another "
                 "version of NumPy); run the teacher step again"
@@ -247,7 +266,7 @@ class Knowledge:
             InputError: the file is missing, damaged or about other clips.
         """
         file = f"view-{number:03d}/{name}"
-        checksum = self.description["sha256"].get(file, "none")
+        checksum = self.description.sha256.get(file, "none")
         return open_packed(self.folder / f"{file}.npy", len(self.data.clips), checksum=checksum)
 
 
@@ -262,8 +281,8 @@ def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:
         InputError: the knowledge is about other clips, features or tags, or of another teacher.
     """
     folder = teacher / "knowledge"
-    description = read_json(folder / "knowledge.json", form=_Description)
+    description = KnowledgeDescription.read(folder / "knowledge.json")
     for name, value in _identity(teacher, data).items():
-        if description.get(name) != value:
+        if getattr(description, name) != value:
             raise InputError(f"{folder}: is about other {name} than those in use; run the teacher step again")
     return Knowledge(folder, description, data)

@@ -1,22 +1,18 @@
 """One training loop for teachers and students: it resumes exactly, and a seed gives the same bytes on the CPU."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from iusp import models
-from iusp.artifacts.records import Row
+from iusp.artifacts.networks import CONFIG, NetworkConfig, NetworkFolder
+from iusp.artifacts.records import Row, TrainingRecord
 from iusp.config.training import Training
 from iusp.errors import InputError
-from iusp.io.files import atomic
 from iusp.io.memory import keep_memory
 from iusp.models.layers import Tagger
 from iusp.training import distributed
@@ -45,7 +41,7 @@ class TrainingJob:
 
     Attributes:
         network: the network, on its device.
-        description: what `config.json` says of the network.
+        description: the network's `config.json`, which training completes.
         data: the clips; the best epoch is chosen on the validate split.
         epoch_batches: returns the batches of an epoch, counted from 0.
         losses: the losses that are minimised.
@@ -54,7 +50,7 @@ class TrainingJob:
     """
 
     network: Tagger
-    description: dict[str, Any]
+    description: NetworkConfig
     data: TrainingData
     epoch_batches: Callable[[int], Iterator[Batch]]
     losses: Losses
@@ -62,7 +58,7 @@ class TrainingJob:
     auxiliary: nn.Module
 
 
-def train(job: TrainingJob, folder: Path, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
+def train(job: TrainingJob, folder: Path, on_epoch: Callable[[Row], None]) -> NetworkConfig:
     """Train until the epochs or the patience are used up, and save the best epoch on validate.
 
     The folder gets `weights.safetensors`, `config.json` and `record.csv`. A checkpoint is saved after each epoch. A
@@ -76,8 +72,8 @@ def train(job: TrainingJob, folder: Path, on_epoch: Callable[[Row], None]) -> di
         on_epoch: receives the row of each epoch, also of epochs that a checkpoint holds.
 
     Returns:
-        `config.json`: the job's description, the epoch that was kept and its micro-averaged AUPRC on validate; on the
-        first process also the SHA-256 of the weights.
+        `config.json`: the job's description, completed by the epoch that was kept and its micro-averaged AUPRC on
+        validate; on the first process also by the SHA-256 of the weights.
 
     Raises:
         InputError: training diverges, a checkpoint is damaged, or a batch has fewer clips than there are processes.
@@ -140,16 +136,16 @@ def _use_threads(threads: int) -> None:
         function(torch.ones(1))
 
 
-def _load_finished(job: TrainingJob, folder: Path) -> dict[str, Any] | None:
+def _load_finished(job: TrainingJob, folder: Path) -> NetworkConfig | None:
     """Load the network of a training that has finished, and return its `config.json`; None if it has not."""
-    path, is_first = folder / "config.json", distributed.rank() == 0
+    path, is_first = folder / CONFIG, distributed.rank() == 0
     content = distributed.from_first(path.read_bytes() if is_first and path.exists() else None)
     if content is None:
         return None
     if is_first:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-        job.network.load_state_dict(models.load(folder)[0].state_dict())
-    return dict(json.loads(content))
+        job.network.load_state_dict(NetworkFolder(folder).load().state_dict())
+    return type(job.description).model_validate_json(content)
 
 
 def _run_epoch(
@@ -169,14 +165,14 @@ def _run_epoch(
     return row
 
 
-def _save_best(job: TrainingJob, history: History, checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
+def _save_best(job: TrainingJob, history: History, checkpoint: Checkpoint, folder: Path) -> NetworkConfig:
     """Put the best epoch into the network and write the folder."""
     job.network.load_state_dict(history.best)
-    description = job.description | {"epoch": history.best_epoch + 1, "validate_micro_auprc": history.best_score}
+    best = {"epoch": history.best_epoch + 1, "validate_micro_auprc": history.best_score}
+    description = job.description.model_copy(update=best)
     if distributed.rank() == 0:
-        with atomic(folder / "record.csv") as temporary:
-            pd.DataFrame(history.record).to_csv(temporary, index=False)
-        description = models.save(folder, job.network, description)
+        TrainingRecord(history.record).write(folder)
+        description = NetworkFolder(folder).save(job.network, description)
         checkpoint.remove()
     return description
 

@@ -1,11 +1,12 @@
 """New networks, the devices they run on, and their predictions."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
 from iusp import models
+from iusp.artifacts.networks import NetworkConfig
+from iusp.config.base import Architecture
 from iusp.config.training import Training
 from iusp.errors import InputError
 from iusp.models.layers import Tagger
@@ -34,8 +35,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def new_network(
-    architecture: str, parameters: int, data: TrainingData, config: Training, seed: int
-) -> tuple[Tagger, dict[str, Any]]:
+    architecture: Architecture, parameters: int, data: TrainingData, config: Training, seed: int
+) -> tuple[Tagger, NetworkConfig]:
     """Build a network on its device, initialised from a seed.
 
     Args:
@@ -46,7 +47,7 @@ def new_network(
         seed: seed of the initialisation.
 
     Returns:
-        The network, and what its `config.json` says of it.
+        The network, and its description, which training completes.
     """
     tags, bands = data.clips.tags, data.features.config.mel_bands
     width = models.width_for(architecture, parameters, len(tags), bands)
@@ -54,15 +55,15 @@ def new_network(
     network = models.build(architecture, width, len(tags), bands)
     network.mean.copy_(data.features.mean)
     network.std.copy_(data.features.std)
-    description = {
-        "architecture": architecture,
-        "width": width,
-        "tags": tags,
-        "features": data.features.config.model_dump(mode="json"),
-        "features_digest": data.features.digest,
-        "parameters": models.parameter_count(network),
-        "seed": seed,
-    }
+    description = NetworkConfig(
+        architecture=architecture,
+        width=width,
+        parameters=models.parameter_count(network),
+        tags=tags,
+        features=data.features.config,
+        features_digest=data.features.digest,
+        seed=seed,
+    )
     return network.to(choose_device(config.device)), description
 
 

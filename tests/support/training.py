@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 import iusp
+from iusp.artifacts.networks import TeacherFolder
 from iusp.config.augmentation import Augmentation, Augmentations
 from iusp.config.methods import METHODS
 from iusp.config.students import Distillation, Student, TappedLayers, Weights, recipe
@@ -156,7 +157,7 @@ def learn(
 ) -> Any:
     """Run the student step."""
     reporter = Listener(on_epoch=lambda network, row: on_epoch(int(network.removeprefix("small-seed-")), row))
-    inputs = student.StudentInputs(folders(world), taught)
+    inputs = student.StudentInputs(folders(world), TeacherFolder(taught))
     return student.run(recipe("small", config, common), inputs, output, reporter, cores)
 
 

@@ -67,7 +67,7 @@ def taught(world, tmp_path_factory):
     output = tmp_path_factory.mktemp("taught") / "teacher"
     rows = []
     description = teach(world, output, on_epoch=rows.append)
-    assert description == json.loads((output / "config.json").read_text())
+    assert description.model_dump(mode="json") == json.loads((output / "config.json").read_text())
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     return output
 
@@ -78,8 +78,9 @@ def learnt(world, taught, tmp_path_factory):
     output = tmp_path_factory.mktemp("learnt") / "student"
     rows = []
     summary = learn(world, taught, output, on_epoch=lambda seed, row: rows.append((seed, row["epoch"])))
-    assert summary == {seed: json.loads((output / f"seed-{seed}/config.json").read_text()) for seed in (0, 5)}
-    assert all(one["weights"] == {"kd": 1.0, "sp": 30.0, "iusp": 20.0} for one in summary.values())
+    saved = {seed: json.loads((output / f"seed-{seed}/config.json").read_text()) for seed in (0, 5)}
+    assert {seed: config.model_dump(mode="json") for seed, config in summary.items()} == saved
+    assert all(config.weights == {"kd": 1.0, "sp": 30.0, "iusp": 20.0} for config in summary.values())
     assert sorted(rows) == [(seed, epoch) for seed in (0, 5) for epoch in (1, 2, 3, 4)]
     return output
 
@@ -291,7 +292,7 @@ def test_the_teacher_learns(world, data, tmp_path):
     rows = record(tmp_path / "teacher")
     assert rows["loss_labels"].iloc[-3:].mean() < 0.6 * rows["loss_labels"].iloc[0]
     chance = data.truth.mean()
-    assert description["validate_micro_auprc"] > chance + 0.25
+    assert description.validate_micro_auprc > chance + 0.25
     assert rows["learning_rate"].max() == pytest.approx(0.01, rel=0.05)
     assert rows["learning_rate"].iloc[-1] < 0.001
 
@@ -321,8 +322,8 @@ def test_patience_stops_early_and_keeps_the_best(world, data, tmp_path, patience
         assert epoch - best < patience or epoch == len(scores) - 1, "trained on, past its patience"
     assert len(scores) < 40
     assert len(scores) - 1 - best == patience
-    assert description["epoch"] == best + 1
-    assert description["validate_micro_auprc"] == scores[best] == scores.max()
+    assert description.epoch == best + 1
+    assert description.validate_micro_auprc == scores[best] == scores.max()
     # Until it stops, patience changes nothing.
     pd.testing.assert_frame_equal(record(whole).iloc[: len(scores)], record(output))
     # The weights are those of the best epoch, not of the last.
@@ -713,8 +714,8 @@ def test_bfloat16_trains_and_differs_little(world, taught, data, tmp_path):
 def test_other_tags(world, tmp_path, tags):
     config = changed(TEACHER.model_copy(update={"tags": tags, "views": 1}), epochs=1)
     description = teach(world, tmp_path / "teacher", config)
-    assert len(description["tags"]) == {"coarse": 8, "fine": 23}[tags]
-    assert 0 < description["validate_micro_auprc"] <= 1
+    assert len(description.tags) == {"coarse": 8, "fine": 23}[tags]
+    assert 0 < description.validate_micro_auprc <= 1
 
 
 def test_fewer_clips_than_a_batch_are_one_batch(world, tmp_path):
