@@ -45,7 +45,12 @@ class Setting:
 
 
 def untrained_teacher(
-    architecture: str, parameters: int, data: TrainingData, config: Training, augmentation: Augmentation, folder: Path
+    architecture: Architecture,
+    parameters: int,
+    data: TrainingData,
+    config: Training,
+    augmentation: Augmentation,
+    folder: Path,
 ) -> Tagger:
     """Write an untrained teacher and its knowledge about one view, which cost as much as those of a trained one."""
     teacher, description = new_network(architecture, parameters, data, config, 0)

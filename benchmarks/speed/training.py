@@ -39,7 +39,12 @@ def gemm(precision: torch.dtype) -> float:
 
 
 def auprc(
-    network: tuple[str, int], data: TrainingData, augmentation: Augmentation, config: Training, seed: int, plain: bool
+    network: tuple[Architecture, int],
+    data: TrainingData,
+    augmentation: Augmentation,
+    config: Training,
+    seed: int,
+    plain: bool,
 ) -> float:
     """Train and return the best micro AUPRC on validate."""
     tagger, description = new_network(*network, data, config, seed)
