@@ -291,7 +291,7 @@ def test_results_are_shown_and_artifacts_tell_what_they_are(project: Project) ->
     assert (
         logged["metadata"]["students.small.coarse.micro_auprc"] == metrics["students"]["small"]["coarse"]["micro_auprc"]
     )
-    assert logged["metadata"]["small.parameters"] == metrics["students"]["small"]["parameters"]
+    assert logged["metadata"]["students.small.parameters"] == metrics["students"]["small"]["parameters"]
     assert "data:image/png;base64" in written(project, "evaluation/report").read_text()
     assert "| small | iusp |" in written(project, "evaluation/comparison").read_text()
     (data,) = json.loads(written(project, "dataset/executor_output.json").read_text())["artifacts"]["dataset"][
