@@ -17,7 +17,7 @@ def begin(config: str, run_name: str) -> str:
     from iusp.cli.console import readable_failures
     from iusp.config.params import Settings
     from iusp.registry.tracking import Tracker, readable_errors
-    from iusp.steps.dataset import source_version
+    from iusp.sources.choice import source_version
 
     with readable_failures(), readable_errors():
         tracker = Tracker.joined()

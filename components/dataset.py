@@ -11,9 +11,9 @@ def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Outp
 
     Args:
         config: `dataset` of params.yaml, as JSON.
-        source: digest of what the source holds; with other recordings, Kubeflow's cache is not used.
-        dataset: index, labels, annotations, taxonomy, and what was left out and why.
-        recordings: the audio files alone.
+        source: digest of the content of the source; with other recordings, Kubeflow does not use its cache.
+        dataset: index, labels, annotations, taxonomy, and lists of the clips that were left out.
+        recordings: audio files.
     """
     from pathlib import Path
 
@@ -25,8 +25,8 @@ def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Outp
         summary = run(Config.model_validate_json(config), Path(dataset.path), Path(recordings.path), reporter)
     dataset.metadata |= {
         "display_name": "tables",
-        "clips": summary["clips"],
-        "digest": summary["digest"],
+        "clips": summary.clips,
+        "digest": summary.digest,
         "source": source,
     }
-    recordings.metadata |= {"display_name": "recordings", "digest": summary["digest"]}
+    recordings.metadata |= {"display_name": "recordings", "digest": summary.digest}

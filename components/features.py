@@ -11,9 +11,9 @@ def features(config: str, dataset: Input[Dataset], parts: Input[list[Dataset]], 
 
     Args:
         config: `features` of params.yaml, as JSON.
-        dataset: of the dataset step.
-        parts: the shards of every part.
-        features: one packed file for each split, and what shaped them.
+        dataset: index and labels, from the dataset step.
+        parts: shards of every part.
+        features: one packed file for each split, and the settings that shaped it.
     """
     from pathlib import Path
 

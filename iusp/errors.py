@@ -1,9 +1,9 @@
-"""The one exception that is meant for people."""
+"""The exception for errors that the user can correct."""
 
 
 class InputError(Exception):
-    """What the user gave cannot be used.
+    """Input of the user cannot be used.
 
-    The message is one line that names the file or key, says what is wrong and what to do. The command line prints it
-    and exits with status 2. Nothing else catches it, but for the gate: there it is one reason among others.
+    The message is one line: it names the file or key, and says what is wrong and what to do. The command line prints it
+    and exits with status 2. Only the promotion gate also catches it, and turns it into a reason to refuse.
     """

@@ -65,7 +65,8 @@ def prepare(config: Config, name: str, reporter: Reporter) -> World:
     if not world.dataset.exists():
         dataset.run(config.dataset, world.dataset, world.folder / "recordings", reporter)
     if not world.features.exists():
-        features.run(config.features, world.dataset, world.folder / "recordings", world.features, reporter)
+        inputs = features.Inputs(world.dataset, world.folder / "recordings")
+        features.run(config.features, inputs, world.features, reporter)
     _teach(config, world, "light", reporter, knowledge=KINDS, layers=[1, 2, 3, 4])
     return world
 

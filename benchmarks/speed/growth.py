@@ -76,7 +76,13 @@ def one(size: int) -> dict[str, list[float]]:
         memory.start()
         if what == "features":
             start = _seconds()
-            features.run(config.features, folder, source / "recordings", folder / "features", Reporter(), workers=1)
+            features.run(
+                config.features,
+                features.Inputs(folder, source / "recordings"),
+                folder / "features",
+                Reporter(),
+                workers=1,
+            )
         else:
             data = read_training_data(TrainingFolders(folder, folder / "features"), "coarse")
             view = draw_view(config.augmentation.views, 0, "training", 0, data.shape)

@@ -116,8 +116,8 @@ def _dataset(place: Place) -> dict[str, float]:
 def _features(cores: int, place: Place) -> dict[str, float]:
     packed = place.data("features")
     shutil.rmtree(packed, ignore_errors=True)
-    inputs = place.data("dataset"), place.data("recordings"), packed
-    return _measured(lambda: features.run(place.config.features, *inputs, Reporter(), workers=cores))
+    inputs = features.Inputs(place.data("dataset"), place.data("recordings"))
+    return _measured(lambda: features.run(place.config.features, inputs, packed, Reporter(), workers=cores))
 
 
 def _knowledge(place: Place) -> dict[str, float]:

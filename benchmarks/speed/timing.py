@@ -119,5 +119,6 @@ def embedded(train: int, validate: int) -> tuple[TrainingData, Path]:
     folder = WORK / f"{train}-{validate}"
     if not (folder / "recordings").exists():
         dataset.run(config.dataset, folder / "dataset", folder / "recordings", Reporter())
-    features.run(config.features, folder / "dataset", folder / "recordings", folder / "features", Reporter())
+    inputs = features.Inputs(folder / "dataset", folder / "recordings")
+    features.run(config.features, inputs, folder / "features", Reporter())
     return read_training_data(TrainingFolders(folder / "dataset", folder / "features"), "coarse"), folder

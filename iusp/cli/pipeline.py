@@ -57,10 +57,10 @@ def features(ctx: click.Context) -> None:
     Writes:  data/features
     Example: iusp features
     """
-    from iusp.steps.features import run
+    from iusp.steps.features import Inputs, run
 
     with shown_progress() as reporter:
-        run(load_config(ctx).features, DATASET, RECORDINGS, FEATURES, reporter)
+        run(load_config(ctx).features, Inputs(DATASET, RECORDINGS), FEATURES, reporter)
 
 
 @click.command()

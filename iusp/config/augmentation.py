@@ -8,28 +8,28 @@ from iusp.config.base import NonNegative, Section, Share
 
 
 class Augmentation(Section):
-    """Random changes of a training view."""
+    """Random changes of one view of the training clips."""
 
     roll: bool
-    """Roll the clip in time by a random number of frames."""
+    """Whether to roll each clip in time by a random number of frames."""
     gain_db: NonNegative
-    """Gain uniform in ± this many decibels."""
+    """Largest gain in dB; the gain is uniform between minus and plus this value."""
     mixup: Share
-    """Share of clips that are mixed with another one."""
+    """Share of clips that are mixed with another clip."""
     time_masks: Annotated[int, Field(ge=0)]
-    """SpecAugment time masks per clip."""
+    """Number of SpecAugment time masks per clip."""
     time_mask_frames: Annotated[int, Field(ge=0)]
-    """Longest time mask."""
+    """Largest length of a time mask in frames."""
     band_masks: Annotated[int, Field(ge=0)]
-    """SpecAugment frequency masks per clip."""
+    """Number of SpecAugment frequency masks per clip."""
     band_mask_bands: Annotated[int, Field(ge=0)]
-    """Widest frequency mask."""
+    """Largest width of a frequency mask in mel bands."""
 
 
 class Augmentations(Section):
-    """A large network needs more change than a small one can bear."""
+    """Random changes for teacher and students; a large network needs stronger changes than a small one."""
 
     teacher: Augmentation
-    """Of what the teacher is trained on, drawn anew in each epoch."""
+    """Changes of the teacher's training clips, drawn again in each epoch."""
     views: Augmentation
-    """Of what students are trained on, and what the teacher's knowledge is about."""
+    """Changes of the students' training clips; the teacher stores its knowledge of the same views."""

@@ -1,4 +1,4 @@
-"""What all sections of params.yaml share: strict models and bounded numbers."""
+"""Base of all sections of params.yaml: strict models and bounded numbers."""
 
 import re
 from math import inf
@@ -19,7 +19,7 @@ Architecture = Literal["residual", "vggish", "mobilenetv2", "plain", "separable"
 
 
 class Section(BaseModel):
-    """A part of `params.yaml`: immutable, strict about types, an unknown key is an error."""
+    """A section of `params.yaml`: immutable, with strict types; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -31,10 +31,10 @@ def _number(value: Any) -> Any:
     try:
         return float(value) if type(value) is int else value
     except OverflowError:
-        return inf  # which no bound allows
+        return inf  # no field allows infinity
 
 
-# The validator comes last, that is outermost, so that the JSON Schema keeps the bounds.
+# The validator comes last, so it runs first and the JSON Schema keeps the bounds.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 
 
@@ -48,7 +48,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 Layers = Annotated[list[Count], Field(min_length=1)]
-"""Of a network, counted from the last, which is 1."""
+"""Layers of a network, counted from the last layer, which is 1."""
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -58,7 +58,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
 
 def _problems(error: ValidationError) -> str:
-    """Name every wrong key by its path."""
+    """Describe every wrong key by its path."""
     return "; ".join(
         f"{'.'.join(map(str, detail['loc'])) or 'top level'}: "
         + ("no such key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, "))

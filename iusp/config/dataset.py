@@ -17,57 +17,57 @@ class Clips(Section):
     """Number of clips of the embedded data set, per split."""
 
     train: Count
-    """To train on."""
+    """Number of training clips."""
     validate_: Count = Field(alias="validate")
-    """To choose epochs, seeds and the challenger by."""
+    """Number of clips for the choice of epochs, seeds and challenger."""
     test: Annotated[int, Field(ge=0)]
-    """To report on; validate is reported on where there are none."""
+    """Number of clips to report results on; with 0, results are reported on validate."""
 
     def by_split(self) -> dict[str, int]:
-        """The counts by the splits' names."""
+        """Return the numbers of clips by split."""
         return {"train": self.train, "validate": self.validate_, "test": self.test}
 
 
 class Repository(Section):
-    """A version of a folder that a git repository tracks by DVC or git."""
+    """A version of a folder that a git repository tracks with DVC or git."""
 
     url: Annotated[str, Field(pattern=r"^[^\s-].*$")]
     """Address or folder of the git repository, without credentials."""
     revision: Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
-    """Commit, tag or branch; what moves pins nothing."""
+    """Commit or tag; with a branch, the data can change."""
     path: Annotated[str, Field(min_length=1)]
-    """Folder in SONYC-UST's format, from the repository's root."""
+    """Folder in SONYC-UST's format, relative to the root of the repository."""
 
     @model_validator(mode="after")
     def _plain(self) -> "Repository":
-        # The scheme decides: ssh needs a user's name, and that is no secret.
+        # An ssh address needs a user name, which is not a secret.
         if re.match(r"(?i)https?://([^/]*@|.*[?#])|[a-z+]+://[^@]*:[^@]*@", self.url):
-            raise ValueError("url must hold no credentials; leave them to git's credential helper")
+            raise ValueError("url must not contain credentials; use git's credential helper")
         if self.path.startswith(("/", "-")) or ".." in self.path.split("/"):
-            raise ValueError(f"path {self.path!r} must lead from the repository's root to a folder in it")
+            raise ValueError(f"path {self.path!r} must be a folder in the repository, relative to its root")
         return self
 
 
 class SonycUst(Section):
-    """The published data set, and where it is fetched from."""
+    """The published data set, and where to download it."""
 
     version: Literal[2019, "v2.3"]
-    """`2019`: of DCASE 2019 Task 5, 3,068 clips; `v2.3`: 18,510 clips with place and time."""
+    """`2019`: the data set of DCASE 2019 Task 5, 3,068 clips; `v2.3`: 18,510 clips with place and time."""
     mirror: Annotated[str, Field(min_length=1)] | None
-    """Where the record's files and its `record.json` lie instead of Zenodo: `s3://bucket/prefix`, `https://host/path`
-    or a folder."""
+    """Place of the files and their `record.json`, if not Zenodo: `s3://bucket/prefix`, `https://host/path` or a
+    folder."""
     keep: Annotated[str, Field(min_length=1)] | None
-    """Folder in which the data set is kept as `sonyc-ust-<version>`, so that it is fetched once; without it, only the
-    step's output stays."""
+    """Folder that keeps the download as `sonyc-ust-<version>`, so that it is downloaded once; null: only the output of
+    the step is kept."""
 
     @property
     def folder(self) -> Path | None:
-        """Where it is kept, if it is."""
+        """The folder that keeps the download, None if the download is not kept."""
         return Path(self.keep) / f"sonyc-ust-{self.version}" if self.keep else None
 
     @property
     def local_mirror(self) -> Path | None:
-        """The mirror, if it is a folder."""
+        """The mirror if it is a folder, else None."""
         return Path(self.mirror) if self.mirror and "://" not in self.mirror else None
 
     @model_validator(mode="after")
@@ -80,7 +80,7 @@ class SonycUst(Section):
         elif not is_secure(self.mirror):
             raise ValueError("mirror must be https://host/path, s3://bucket/prefix or a folder; http:// is not secure")
         elif re.search(r"[@?#\s]", self.mirror):
-            raise ValueError("mirror must be https://host/path, without credentials; ~/.netrc may hold them")
+            raise ValueError("mirror must be https://host/path, without credentials; put them into ~/.netrc")
         return self
 
 
@@ -88,36 +88,36 @@ class Dataset(Section):
     """Where the recordings come from and how annotations become labels."""
 
     source: Literal["embedded", "sonyc-ust", "folder", "s3", "dvc"]
-    """`embedded` generates city scenes; `sonyc-ust` downloads the published data set; the others read a folder in its
-    format: annotations CSV, taxonomy YAML, audio."""
+    """`embedded` generates city scenes; `sonyc-ust` downloads the published data set; `folder`, `s3` and `dvc` read a
+    folder in the same format: annotations CSV, taxonomy YAML and audio."""
     sonyc_ust: SonycUst
-    """Which version, and from where; used by source `sonyc-ust`."""
+    """Version and server, for source `sonyc-ust`."""
     path: Annotated[str, Field(min_length=1)]
-    """That folder, on this machine or a mounted volume; used by source `folder`."""
+    """The folder on this machine or a mounted volume, for source `folder`."""
     s3: str | None
-    """That folder in a bucket, `s3://bucket/prefix`; used by source `s3`. boto3 finds the credentials, and
-    AWS_ENDPOINT_URL names a server other than AWS. DVC does not see changes there: `dvc repro --force dataset`."""
+    """The folder in a bucket, `s3://bucket/prefix`, for source `s3`. boto3 finds the credentials, and AWS_ENDPOINT_URL
+    names a server other than AWS. DVC does not notice changes in the bucket: run `dvc repro --force dataset`."""
     dvc: Repository | None
-    """That folder in a git repository, pinned; used by source `dvc`."""
+    """The folder in a git repository at a fixed revision, for source `dvc`."""
     license: Annotated[str, Field(pattern=LICENSE)] | None = None
     """Licence of the recordings, as an SPDX expression such as `CC-BY-NC-4.0`. null: Apache-2.0 for scenes of source
     `embedded`, CC-BY-4.0 for SONYC-UST, and not stated for the other sources."""
     seed: Seed
-    """Seed of the embedded scenes."""
+    """Seed of the scenes of source `embedded`."""
     clips: Clips
-    """Size of the embedded data set."""
+    """Number of clips of source `embedded`."""
     train_rule: Literal["any", "majority", "mean"]
-    """How the volunteers of a training clip are combined; `mean` gives soft targets."""
+    """How the annotations of a training clip by several volunteers are combined; `mean` gives soft targets."""
     coarse: Literal["from-fine", "as-published"]
-    """Coarse labels from the fine ones, or from the CSV's own coarse columns."""
+    """Whether the coarse labels follow from the fine labels, or from the coarse columns of the CSV file."""
     min_seconds: Positive
-    """A shorter clip is quarantined."""
+    """Shortest duration in seconds; shorter clips are quarantined."""
     max_seconds: Positive
-    """A longer clip is quarantined: its header probably states a wrong rate."""
+    """Longest duration in seconds; longer clips are quarantined, as their header probably states a wrong rate."""
     max_bad_share: Share
-    """Largest share of quarantined or missing clips before the step fails."""
+    """Largest share of quarantined or missing clips; above it, the step fails."""
     shared_sensors: Literal["report", "refuse"]
-    """What to do about a sensor whose clips are in two splits."""
+    """What to do if clips of one sensor are in two splits."""
 
     @property
     def license_of_data(self) -> str | None:
@@ -126,7 +126,7 @@ class Dataset(Section):
 
     @property
     def source_name(self) -> str:
-        """The source, for people; it holds no secret, as no address here may."""
+        """The name of the source, for people; without credentials, because no address in the settings has any."""
         if self.source == "sonyc-ust":
             return f"SONYC-UST {self.sonyc_ust.version}"
         if self.source == "dvc" and self.dvc:
@@ -141,8 +141,8 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _origin(self) -> "Dataset":
-        if "://" in self.path:  # which may hold a password; and messages name the folder
-            raise ValueError("path must be a folder of this machine; sources s3 and dvc are for what is elsewhere")
+        if "://" in self.path:  # an address may contain a password, and messages contain the path
+            raise ValueError("path must be a folder of this machine; use source s3 or dvc for remote folders")
         if self.s3 is not None and not S3_ADDRESS.fullmatch(self.s3):
             raise ValueError("s3 must be s3://bucket/prefix, without credentials")
         if self.source == "s3" and self.s3 is None:

@@ -11,23 +11,23 @@ class Features(Section):
     """The log-mel front-end."""
 
     sample_rate: Annotated[int, Field(ge=4000, le=192_000, multiple_of=50)]
-    """Hz; every clip is resampled to it."""
+    """Sample rate in Hz that the window and hop lengths refer to; spectra are computed at each clip's own rate."""
     clip_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False), BeforeValidator(_number)]
-    """Clips are zero-padded or cut to this length."""
+    """Length in seconds; clips are zero-padded or cut to it."""
     window_length: Annotated[int, Field(ge=16, multiple_of=2)]
-    """Samples of the Hann window and of the FFT; even."""
+    """Number of samples of the Hann window and of the FFT; even."""
     hop_length: Count
-    """Samples between frames."""
+    """Number of samples between the starts of two frames."""
     mel_bands: Annotated[int, Field(ge=8, le=512)]
     """Number of mel bands."""
     low_hz: NonNegative
-    """Lower edge of the lowest band."""
+    """Lower edge of the lowest band in Hz."""
     high_hz: Positive
-    """Upper edge of the highest band; at most half the sample rate."""
+    """Upper edge of the highest band in Hz; at most half the sample rate."""
     log_offset: Annotated[float, Field(ge=1e-20, allow_inf_nan=False), BeforeValidator(_number)]
-    """Added to the mel power before the logarithm."""
+    """Value added to the mel power before the logarithm."""
     clips_per_shard: Count
-    """Clips that one worker writes at once; a killed step loses at most one shard per worker."""
+    """Number of clips that one worker writes at once; a killed step loses at most one shard per worker."""
 
     @model_validator(mode="after")
     def _limits(self) -> "Features":

@@ -7,11 +7,11 @@ from pydantic import Field, ValidationError, model_validator
 from iusp.config.base import STEPS, Count, Section, _problems
 
 Quantity = Annotated[str, Field(pattern=r"^(0\.0*)?[1-9][0-9]*(\.[0-9]+)?(m|[KMGT]i?)?$")]
-"""Text, as Kubernetes writes it: `"2"`, `500m`, `4Gi`."""
+"""A quantity of Kubernetes, as text: `"2"`, `500m`, `4Gi`."""
 
 
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
-"""Of an object in Kubernetes."""
+"""Name of an object in Kubernetes."""
 
 
 Label = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
@@ -24,27 +24,27 @@ Image = Annotated[
         pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
     ),
 ]
-"""Of a container: `registry/name:tag`, `registry/name@sha256:…`."""
+"""A container image: `registry/name:tag` or `registry/name@sha256:…`."""
 
 
 class Toleration(Section):
-    """Lets a pod onto nodes with this taint."""
+    """Allows a pod to run on nodes with this taint."""
 
     key: str | None = None
-    """The taint's key; any where there is none."""
+    """Key of the taint; null: any key."""
     operator: Literal["Equal", "Exists"] = "Equal"
-    """How `value` is compared."""
+    """Whether the taint must have `value`, or only exist."""
     value: str | None = None
-    """The taint's value."""
+    """Value of the taint, for operator `Equal`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """The taint's effect; any where there is none."""
+    """Effect of the taint; null: any effect."""
 
     @model_validator(mode="after")
     def _sense(self) -> "Toleration":
         if self.operator == "Exists" and self.value is not None:
             raise ValueError("operator Exists takes no value")
         if self.operator == "Equal" and self.key is None:
-            raise ValueError("operator Equal needs a key; operator Exists without one bears every taint")
+            raise ValueError("operator Equal needs a key; operator Exists without a key tolerates every taint")
         return self
 
 
@@ -52,75 +52,75 @@ class Accelerator(Section):
     """Accelerators of one pod."""
 
     resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
-    """The device plugin's name of it, such as `nvidia.com/gpu`."""
+    """Resource name of the device plugin, such as `nvidia.com/gpu`."""
     count: Count
-    """How many."""
+    """Number of accelerators."""
 
 
 class Volume(Section):
-    """A claim that is mounted into the dataset step's pod."""
+    """A volume that is mounted into the pod of the dataset step."""
 
     claim: ObjectName
     """Name of the PersistentVolumeClaim."""
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9]")]
-    """Where it is mounted; `dataset.path` is a folder below."""
+    """Mount point; `dataset.path` must be a folder below it."""
 
     @model_validator(mode="after")
     def _apart(self) -> "Volume":
         if self.path.split("/")[1] in ("tmp", "work", "opt", "usr", "etc", "kfp-launcher"):
-            raise ValueError(f"path {self.path}: has another use; name one such as /recordings")
+            raise ValueError(f"path {self.path}: is used by the image; choose another one, such as /recordings")
         return self
 
 
 class Pod(Section):
-    """What a step's pods ask of the cluster."""
+    """Resources and scheduling of the pods of a step."""
 
     cpu: Quantity
-    """Cores, requested and limited."""
+    """Number of CPU cores, both request and limit."""
     memory: Quantity
-    """Bytes, requested and limited."""
+    """Memory in bytes, both request and limit."""
     accelerator: Accelerator | None
-    """Accelerators of one pod, if any."""
+    """Accelerators of one pod; null: none."""
     retries: Annotated[int, Field(ge=0)]
-    """How often a failed pod is tried again."""
+    """Number of retries of a failed pod."""
     backoff_seconds: Count
-    """Pause before the first retry; it doubles with each further one."""
+    """Pause in seconds before the first retry; it doubles with each further retry."""
     timeout_seconds: Count
-    """A pod that takes longer is ended."""
+    """Longest run time of a pod in seconds; then it is stopped."""
     node_selector: dict[str, Label]
-    """Labels of the nodes that it may run on."""
+    """Labels that a node must have."""
     tolerations: list[Toleration]
-    """Taints that it bears."""
+    """Taints of nodes on which the pod may run nevertheless."""
 
 
 class Kubeflow(Section):
-    """How the pipeline runs on a cluster. Nothing here changes a result."""
+    """How the pipeline runs on a cluster; no setting here changes a result."""
 
     image: Image
-    """Of the steps that need torch: docker/Dockerfile's target `cpu` or `cuda`."""
+    """Image of the steps that need torch: target `cpu` or `cuda` of docker/Dockerfile."""
     light_image: Image
-    """Of the others: target `light`."""
+    """Image of the other steps: target `light` of docker/Dockerfile."""
     user: Annotated[int, Field(ge=1)]
-    """User id of all pods, never root's."""
+    """User id of all pods; not 0 (root)."""
     parallelism: Count
-    """Parts of the features, or students, at once."""
+    """Largest number of feature parts, or students, that run at the same time."""
     feature_parts: Count
-    """Pods that the features are divided among."""
+    """Number of pods that share the features step."""
     mlflow_secret: ObjectName | None
-    """Secret with MLFLOW_TRACKING_URI and, if the server asks, MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
+    """Secret with MLFLOW_TRACKING_URI and, if needed, MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
     storage_secret: ObjectName | None
-    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION."""
+    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION."""
     volume: Volume | None
-    """Recordings on a volume of the cluster."""
+    """Volume of the cluster that holds the recordings; null: none."""
     work_claim: ObjectName | None
-    """Claim (ReadWriteMany) for work in progress, so that a pod that is tried again goes on where it was."""
+    """Claim (ReadWriteMany) of a volume for work in progress, so that a retried pod resumes; null: none."""
     pod: Pod
-    """Of every step."""
+    """Settings of the pods of every step."""
     steps: dict[str, dict[str, Any]]
-    """By the step's name, the keys of `pod` in which it differs."""
+    """Per step, the keys of `pod` that differ for it."""
 
     def pod_of(self, step: str) -> Pod:
-        """Return what the pods of a step ask for."""
+        """Return the settings of the pods of a step."""
         return Pod.model_validate(self.pod.model_dump() | self.steps.get(step, {}))
 
     @model_validator(mode="after")

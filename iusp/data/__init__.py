@@ -1,1 +1,1 @@
-"""Recordings and their annotations: audio files, labels, taxonomy; never a spectrum or a network."""
+"""Recordings and their annotations: audio files, clips, labels, taxonomy. It knows no spectra or networks."""

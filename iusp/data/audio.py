@@ -1,4 +1,4 @@
-"""Audio files that come from outside: checked before they are trusted, decoded in blocks of bounded memory."""
+"""Untrusted audio files: checked before use, and decoded in blocks of bounded memory."""
 
 import math
 import struct
@@ -13,27 +13,27 @@ import numpy.typing as npt
 import soundfile
 
 MIN_RATE, MAX_RATE = 4000, 192_000  # Hz
-BLOCK_VALUES = 2**20  # samples × channels that are decoded at once: most clips whole
+BLOCK_VALUES = 2**20  # samples × channels per decoded block; most clips fit into one block
 SUFFIXES = (".wav", ".flac", ".ogg")
 UNCOMPRESSED_WAV = (0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE)  # PCM, float, A-law, µ-law, extensible
-LOUDEST = 2**32  # times full scale; whole numbers kept as fractions reach 2^31, and spectra overflow beyond 10^16
+LOUDEST = 2**32  # multiple of full scale; integers stored as floats reach 2^31, and spectra overflow beyond 10^16
 OGG_PAGE_HEADER = 27  # bytes
-OGG_LAST_PAGE = 0x04  # flag of a stream's last page
+OGG_LAST_PAGE = 0x04  # flag of the last page of a stream
 
 
-class BadAudio(Exception):  # noqa: N818 (the reason is what it is about)
-    """A file is no usable clip; the message is the reason, without the file's name."""
+class BadAudio(Exception):  # noqa: N818 (its message is a reason, not an error for the user)
+    """A file is not a usable clip; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a clip was found to be.
+    """The properties of a good clip.
 
     Attributes:
-        sample_rate: Hz.
-        channels: 1 or more.
-        frames: samples per channel, all of which decode to numbers up to `LOUDEST`.
-        seconds: frames / sample_rate.
+        sample_rate: sample rate in Hz.
+        channels: number of channels, 1 or more.
+        frames: number of samples per channel; all of them decode to numbers up to `LOUDEST`.
+        seconds: duration, frames / sample_rate.
     """
 
     sample_rate: int
@@ -43,28 +43,32 @@ class Probe:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Refuse a path that a symbolic link leads out of a folder.
+    """Refuse a path that leads out of a folder by a symbolic link.
 
     Raises:
-        BadAudio: it does, or the link leads nowhere.
+        BadAudio: the path leads out of the folder, or its link is broken.
     """
     try:
         inside = path.resolve(strict=True).is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
-        raise BadAudio("a link that leads nowhere") from None
+    except (OSError, RuntimeError):  # RuntimeError: circular links
+        raise BadAudio("a broken link") from None
     if not inside:
         raise BadAudio("a link that leads out of the data set's folder")
 
 
 def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
-    """Check a WAV, FLAC or OGG file by its header and by decoding all of it.
+    """Check the header of a WAV, FLAC or OGG file, and decode all of it.
 
-    Silence is fine. Memory is bounded, whatever the header claims.
+    Silence is accepted. Memory is bounded, whatever the header claims.
+
+    Args:
+        path: the file.
+        min_seconds: shortest allowed duration.
+        max_seconds: longest allowed duration.
 
     Raises:
-        BadAudio: the file is empty, truncated or not such audio; its header contradicts itself, or states a rate
-            outside 4–192 kHz or a duration outside `min_seconds` … `max_seconds`; or a sample is not finite, or
-            beyond `LOUDEST`.
+        BadAudio: the file is empty, truncated or in another format; its header is inconsistent, or states a sample rate
+            outside 4–192 kHz or a duration outside the limits; or a sample is not finite or exceeds `LOUDEST`.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise BadAudio(f"not a {', '.join(SUFFIXES)} file")
@@ -77,7 +81,7 @@ def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
         if frames < file.frames:
             raise BadAudio(f"truncated: {frames} of {file.frames} frames can be decoded")
         if broken:
-            raise BadAudio(f"{broken} of {frames} frames are NaN, infinite or beyond any level")
+            raise BadAudio(f"{broken} of {frames} frames are NaN, infinite or far too loud")
         return Probe(file.samplerate, file.channels, frames, frames / file.samplerate)
 
 
@@ -96,19 +100,19 @@ def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
 
 
 def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list[npt.NDArray[np.float32]], int]:
-    """Check a recording that is an array already.
+    """Check a recording that is given as an array.
 
     Returns:
         The mean of the channels, float32, as a single block (n,), and the sample rate in Hz.
 
     Raises:
-        BadAudio: they are not finite floats of the shape (n,) or (n, channels), or the rate is not 4–192 kHz.
+        BadAudio: the samples are not finite floats of shape (n,) or (n, channels), or the rate is not 4–192 kHz.
     """
     try:
         values = np.asarray(samples)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # rows of different lengths
         values = np.empty(0)
-    # More channels than samples: the other way round, as other libraries have it.
+    # More channels than samples: the array is probably (channels, n), as in other libraries.
     turned = values.ndim == 2 and values.shape[0] < values.shape[1]
     if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size or turned:
         raise BadAudio("not an array of floats in [-1, 1], (n,) or (n, channels)")
@@ -117,19 +121,19 @@ def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list
     with np.errstate(over="ignore"):
         block = values.astype(np.float32)
     if not _is_sound(block).all():
-        raise BadAudio("a sample is NaN, infinite or beyond any level")
+        raise BadAudio("a sample is NaN, infinite or far too loud")
     return [_mono(block.reshape(len(block), -1))], sample_rate
 
 
 @contextmanager
 def streamed(path: Path) -> Iterator[tuple[int, Iterator[npt.NDArray[np.float32]]]]:
-    """Open a WAV, FLAC or OGG file of any length and name, whose blocks are decoded as they are asked for.
+    """Open a WAV, FLAC or OGG file of any length and name, and decode it block by block on demand.
 
     Yields:
-        The sample rate in Hz, and blocks (n,) of the channels' mean.
+        The sample rate in Hz, and an iterator of blocks (n,) with the mean of the channels.
 
     Raises:
-        BadAudio: as of `probe`; also by the blocks, where it shows only there.
+        BadAudio: the file is bad, see `probe`; the iterator raises it too if a later block is bad.
     """
     with _checked(path) as file:
         _check_header(file, 0, math.inf)
@@ -140,7 +144,7 @@ def _whole(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
     frames = 0
     for block in _blocks(file):
         if not _is_sound(block).all():
-            raise BadAudio("a sample is NaN, infinite or beyond any level")
+            raise BadAudio("a sample is NaN, infinite or far too loud")
         frames += len(block)
         yield _mono(block)
     if frames < file.frames:
@@ -148,8 +152,8 @@ def _whole(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
 
 
 def _is_sound(block: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Tell which samples (n, channels) are numbers that a spectrum can be taken of."""
-    return np.abs(block) <= LOUDEST  # NaN is not
+    """Return which samples (n, channels) are numbers in the range that spectra can represent."""
+    return np.abs(block) <= LOUDEST  # False for NaN
 
 
 def _mono(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -176,9 +180,9 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield blocks (n, channels) until the file's real end, which may come before the one that its header states."""
+    """Yield blocks (n, channels) up to the real end of the file, which may come earlier than its header states."""
     frames = max(1, BLOCK_VALUES // file.channels)
-    # NumPy turns 16 bit into the same numbers several times as fast as libsndfile.
+    # NumPy converts 16 bit to the same numbers several times as fast as libsndfile.
     short = file.subtype == "PCM_16"
     while len(block := file.read(frames, dtype="int16" if short else "float32", always_2d=True)):
         yield block * np.float32(2**-15) if short else block
@@ -198,7 +202,7 @@ def _check_header(file: soundfile.SoundFile, min_seconds: float, max_seconds: fl
 
 
 def _check_container(path: Path) -> None:
-    """Check what libsndfile forgives: a WAV or OGG file that ends early, and a WAV header that contradicts itself."""
+    """Find errors that libsndfile ignores: a WAV or OGG file that ends early, and an inconsistent WAV header."""
     if not path.is_file():
         raise BadAudio("not a regular file")
     size = path.stat().st_size
@@ -215,30 +219,30 @@ def _check_container(path: Path) -> None:
 
 
 def _check_wav(stream: BinaryIO, size: int) -> None:
-    """Walk the chunks of a RIFF file up to its samples."""
+    """Read the chunks of a RIFF file up to its samples."""
     while len(header := stream.read(8)) == 8:
         name, length = struct.unpack("<4sI", header)
         start = stream.tell()
         if name == b"data":
             if start + length > size:
-                raise BadAudio(f"truncated: {size - start} of {length} bytes of samples are there")
+                raise BadAudio(f"truncated: {size - start} of {length} bytes of samples exist")
             return
         if name == b"fmt " and len(fields := stream.read(16)) == 16:
             kind, channels, rate, byte_rate, block_align, bits = struct.unpack("<HHIIHH", fields)
             if kind in UNCOMPRESSED_WAV and byte_rate != rate * block_align:
                 raise BadAudio(
-                    f"the header contradicts itself: {rate} Hz × {block_align} bytes is not {byte_rate} bytes a second"
+                    f"the header is inconsistent: {rate} Hz × {block_align} bytes is not {byte_rate} bytes per second"
                 )
             if kind in UNCOMPRESSED_WAV and block_align * 8 < channels * bits:
                 raise BadAudio(
-                    f"the header contradicts itself: {channels} × {bits} bits do not fit into {block_align} bytes"
+                    f"the header is inconsistent: {channels} × {bits} bits do not fit into {block_align} bytes"
                 )
         stream.seek(start + length + length % 2)
     raise BadAudio("truncated: has no samples")
 
 
 def _check_ogg(stream: BinaryIO, size: int) -> None:
-    """Walk the pages: libsndfile takes the last page that is there for the end, so a cut would go unseen."""
+    """Read all pages: libsndfile takes any last page for the end, so it would not notice a truncated file."""
     page = 0
     last = False
     while page < size:

@@ -1,4 +1,4 @@
-"""SONYC-UST's annotations, and the labels that follow from them."""
+"""Annotations in SONYC-UST's format, and the labels that follow from them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +14,13 @@ from iusp.io.text import first_names, one_line
 
 SPLITS = ("train", "validate", "test")
 PRESENCE = "_presence"
-# Where and when SONYC-UST's clips were recorded, since its second version.
+# Columns that say where and when a clip was recorded; SONYC-UST has them since version 2.
 PLACE_AND_TIME = ("borough", "block", "latitude", "longitude", "year", "week", "day", "hour")
-# A row that claims every label of the file is a slip of the mouse; with fewer labels than SONYC-UST's coarse ones it
-# may well be true.
+# A row that claims every label is an input error, unless there are fewer labels than SONYC-UST's 8 coarse ones: then it
+# may be true.
 JUNK_LABELS = 8
-HEADER_BYTES = 2**16  # a longer first line is no header
-ROWS = 10_000  # of text at a time
+HEADER_BYTES = 2**16  # a longer first line cannot be a header
+ROWS = 10_000  # rows that are read as text at a time
 
 Coarse = Literal["from-fine", "as-published"]
 
@@ -28,19 +28,24 @@ Coarse = Literal["from-fine", "as-published"]
 def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     """Read and check an annotations CSV in SONYC-UST's format.
 
-    Needed are the columns `split` and `audio_filename`, and the `_presence` columns of all coarse or of all fine tags.
-    Without `annotator_id` every row is the agreed truth (annotator 0). Rows that claim every label are dropped, and so
-    are those that say again what an annotator (SONYC's members apart) has said of a clip.
+    The file needs the columns `split` and `audio_filename`, and the `_presence` columns of all coarse or of all fine
+    tags. Without the column `annotator_id`, every row is the agreed truth (annotator 0). Two kinds of rows are dropped:
+    rows that claim every label, and rows that repeat the annotation of a clip by the same annotator. Members of the
+    SONYC team (annotator < 0) may have several rows for a clip.
+
+    Args:
+        path: the CSV file.
+        taxonomy: the tags.
 
     Returns:
-        One row per annotation in the file's order: split, sensor_id (text, empty where unknown), audio_filename,
-        annotator_id (int64), those of `PLACE_AND_TIME` that the file has (text, as it is), and `<tag>_presence` (int8;
-        1, 0, or -1 for not looked at) of the tags that the file has. `attrs["junk_rows"]` and `attrs["duplicate_rows"]`
-        list the clip and annotator of every dropped row, as text.
+        One row per annotation in the file's order: split, sensor_id (text, empty if unknown), audio_filename,
+        annotator_id (int64), the columns of `PLACE_AND_TIME` that the file has (unchanged text), and `<tag>_presence`
+        of the tags that the file has (int8: 1 for present, 0 for absent, -1 for not looked at). `attrs["junk_rows"]`
+        and `attrs["duplicate_rows"]` list clip and annotator of every dropped row, as text.
 
     Raises:
-        InputError: the file cannot be read, a column is missing, unknown or repeated, a value is not allowed, a clip
-            is in two splits, or an annotator (SONYC's members apart) has two rows for a clip that differ.
+        InputError: the file cannot be read; a column is missing, unknown or repeated; a value is not allowed; a clip is
+            in two splits; or an annotator who is not a member of the SONYC team has two different rows for a clip.
     """
     annotations = pd.concat([_parsed(path, table, taxonomy) for table in _read_csv(path)])
     duplicate = _duplicates(annotations)
@@ -58,14 +63,14 @@ def derive_truth(annotations: pd.DataFrame, taxonomy: Taxonomy, split: str, coar
     """Return the agreed truth (annotator 0) of a split.
 
     Args:
-        annotations: as `read_annotations` returns them.
-        taxonomy: its tags.
-        split: whose clips to return.
-        coarse: `from-fine`: a coarse tag holds if any of its fine tags does, `X` included; `as-published`: the CSV's
-            own coarse columns.
+        annotations: the table that `read_annotations` returns.
+        taxonomy: the tags.
+        split: split whose clips to return.
+        coarse: source of the coarse tags. `from-fine`: a coarse tag is present if any of its fine tags is present,
+            including `X`. `as-published`: the coarse columns of the CSV file.
 
     Returns:
-        One row per clip, indexed and sorted by `audio_filename`; a bool column per coarse, then per fine tag.
+        One row per clip, indexed and sorted by `audio_filename`, with a bool column per coarse tag, then per fine tag.
 
     Raises:
         InputError: the columns that `coarse` needs are missing.
@@ -80,20 +85,21 @@ def derive_labels(
 ) -> pd.DataFrame:
     """Combine the annotations of every clip into targets.
 
-    A training clip is labelled by its volunteers (annotator > 0), or by annotator 0 where it has none; a clip of the
-    other splits by annotator 0. Clips without such a row are left out. SONYC's members (annotator < 0) are not used:
-    each of them looked at one coarse group.
+    The volunteers (annotator > 0) label a training clip, or annotator 0 if no volunteer did; annotator 0 labels the
+    clips of the other splits. Clips without such a row are left out. The rows of SONYC's members (annotator < 0) are
+    not used, because each member looked at one coarse group only.
 
     Args:
-        annotations: as `read_annotations` returns them.
-        taxonomy: its tags.
-        train_rule: a tag's target is whether `any` or the `majority` (more than half) of the annotators who looked for
-            it chose it, or the `mean` of their choices. It is 0 where nobody looked.
-        coarse: as in `derive_truth`; applied to every annotation before they are combined.
+        annotations: the table that `read_annotations` returns.
+        taxonomy: the tags.
+        train_rule: how the choices of the annotators who looked for a tag become its target. `any`: 1 if at least one
+            chose it; `majority`: 1 if more than half chose it; `mean`: the share who chose it. The target is 0 if
+            nobody looked.
+        coarse: source of the coarse tags of every annotation; see `derive_truth`.
 
     Returns:
         One row per clip, sorted by split and name: audio_filename, split, then a float32 target in [0, 1] per coarse
-        and per fine tag.
+        tag and per fine tag.
 
     Raises:
         InputError: the columns that `coarse` needs are missing.
@@ -107,13 +113,13 @@ def derive_labels(
     number = clips.groupby(sorting).ngroup()
 
     def target(presence: "pd.Series[Any]") -> "pd.Series[Any]":
-        # Annotator 0 is alone with a clip, and every rule returns a lone choice as it is.
+        # Annotator 0 labels a clip alone, and every rule returns a single choice unchanged.
         shares = presence.astype("float32").where(presence >= 0).groupby(number).mean().fillna(0)
         rules: dict[str, Any] = {"any": shares > 0, "majority": shares > 0.5, "mean": shares}
         return pd.Series(rules[train_rule], dtype="float32")
 
     clips = clips.drop_duplicates().sort_values(sorting, ignore_index=True)
-    # One tag after the other: all of them at once take a kilobyte a clip.
+    # One tag at a time: all tags at once need a kilobyte per clip.
     presences = _presences(used, taxonomy, coarse)
     targets = pd.DataFrame({tag: target(presences[tag]) for tag in presences.columns})
     return clips[["audio_filename", "split"]].join(targets)
@@ -125,23 +131,23 @@ def training_targets(
     """Return what a network is trained to predict.
 
     Args:
-        labels: N rows as `derive_labels` returns them.
-        taxonomy: its tags.
-        tags: which tags to predict; the fine ones are the complete ones, without `X`.
+        labels: table of N rows that `derive_labels` returns.
+        taxonomy: the tags.
+        tags: which tags to predict; the `X` tags (of uncertain kind) are never predicted.
 
     Returns:
-        targets float32 (N, K) in [0, 1]; mask bool (N, K), False where a target is unknowable because `X` (of
-        uncertain kind) is annotated in its category; the K tags, coarse before fine.
+        targets float32 (N, K) in [0, 1]; mask bool (N, K), False where the target of a fine tag is unknown because the
+        `X` tag of its category is annotated; the names of the K tags, coarse before fine.
 
     Raises:
-        InputError: the labels lack a needed tag.
+        InputError: the labels lack a tag.
     """
     fine, coarse = tags != "coarse", tags != "fine"
     names = [*(taxonomy.coarse_tags if coarse else ()), *(taxonomy.fine_tags if fine else ())]
     uncertain = taxonomy.uncertain if fine else {}
     if missing := [name for name in (*names, *uncertain.values()) if name not in labels]:
         raise InputError(
-            f"the labels lack {first_names(missing)}; choose teacher.tags by the columns of the annotations CSV"
+            f"the labels lack {first_names(missing)}; set teacher.tags to a level whose columns the annotations CSV has"
         )
     mask = np.ones((len(labels), len(names)), dtype=np.bool_)
     for category, tag in uncertain.items():
@@ -151,17 +157,17 @@ def training_targets(
 
 
 def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
-    """Yield tables of a CSV's rows, as text; empty cells are empty strings. All of it as text takes kilobytes a row."""
+    """Yield the rows of a CSV file as tables of text, a part at a time: text takes kilobytes of memory per row."""
     try:
         with path.open("rb") as stream:
-            if len(stream.readline(HEADER_BYTES)) == HEADER_BYTES:  # pandas takes kilobytes for each column
+            if len(stream.readline(HEADER_BYTES)) == HEADER_BYTES:  # pandas takes kilobytes per column
                 raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
         with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
             for table in tables:
-                if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first cells for an index
+                if not isinstance(table.index, pd.RangeIndex):  # pandas uses surplus first cells as an index
                     raise InputError(f"{path}: row 2 has more cells than the header; every row needs a cell per column")
                 if table.empty:
-                    raise InputError(f"{path}: has no annotations; each is a row below the header")
+                    raise InputError(f"{path}: has no annotations; add a row per annotation below the header")
                 yield table
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = getattr(error, "strerror", None) or one_line(error)
@@ -169,7 +175,7 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
 
 
 def _parsed(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
-    """Turn rows of text into annotations; the columns and each cell are checked."""
+    """Convert rows of text to annotations, and check the columns and each cell."""
     columns = [f"{tag}{PRESENCE}" for tag in _check_columns(path, table, taxonomy)]
     annotators = table.get("annotator_id", pd.Series("0", table.index, name="annotator_id"))
     return pd.DataFrame(
@@ -185,22 +191,22 @@ def _parsed(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame
 
 
 def _check_columns(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> list[str]:
-    """Return the tags that the table has columns of, coarse before fine."""
+    """Return the tags for which the table has a column, coarse before fine."""
     coarse, fine = taxonomy.coarse_tags, taxonomy.all_fine_tags
     names = ["split", "sensor_id", "audio_filename", "annotator_id", *(f"{tag}{PRESENCE}" for tag in coarse + fine)]
-    if repeated := [name for name in names if f"{name}.1" in table]:  # so pandas renames them
-        raise InputError(f"{path}: column {first_names(repeated)} is there twice; keep one")
+    if repeated := [name for name in names if f"{name}.1" in table]:  # pandas renames a repeated column like this
+        raise InputError(f"{path}: column {first_names(repeated)} occurs twice; keep one of them")
     if missing := [name for name in ("split", "audio_filename") if name not in table]:
-        raise InputError(f"{path}: lacks the column {first_names(missing)}; the header must be SONYC-UST's")
+        raise InputError(f"{path}: lacks the column {first_names(missing)}; use the header of SONYC-UST")
     if unknown := [name for name in table.columns.astype(str) if name.endswith(PRESENCE) and name not in names]:
         raise InputError(
-            f"{path}: column {first_names(unknown)} is no tag of the taxonomy; use the one it was made with"
+            f"{path}: column {first_names(unknown)} is not a tag of the taxonomy; use the taxonomy of this file"
         )
     lacking = [[f"{tag}{PRESENCE}" for tag in tags if f"{tag}{PRESENCE}" not in table] for tags in (coarse, fine)]
     if all(lacking):
         raise InputError(
-            f"{path}: lacks coarse columns ({first_names(lacking[0])}) and fine ones ({first_names(lacking[1])}); "
-            "all coarse or all fine ones must be there"
+            f"{path}: lacks coarse columns ({first_names(lacking[0])}) and fine columns ({first_names(lacking[1])}); "
+            "add all coarse or all fine columns"
         )
     return [tag for tag in coarse + fine if f"{tag}{PRESENCE}" in table]
 
@@ -213,8 +219,8 @@ def _whole_numbers(path: Path, column: "pd.Series[str]", low: int, high: int) ->
 
 
 def _duplicates(annotations: pd.DataFrame) -> "pd.Series[bool]":
-    """Tell which rows are the same, in all that is used, as one of the same clip and annotator above."""
-    # Of the few that it can be; whole rows take memory.
+    """Return which rows equal an earlier row of the same clip and annotator in all columns that are used."""
+    # Only the few candidates are compared in full, because whole rows take memory.
     twice = annotations.duplicated(["audio_filename", "annotator_id"], keep=False) & (annotations["annotator_id"] >= 0)
     return annotations[twice].duplicated().reindex(annotations.index, fill_value=False)
 
@@ -225,7 +231,7 @@ def _check_rows(path: Path, annotations: pd.DataFrame, duplicate: "pd.Series[boo
     _refuse(path, clip, clip == "", "must name the clip's audio file")
     elsewhere = split != split.groupby(clip).transform("first")
     _refuse(path, clip, elsewhere, "is in another split above; a clip may be in one split only")
-    # A member of SONYC has a row for every coarse group that they looked at.
+    # A member of SONYC has one row per coarse group that they looked at.
     repeated = annotations.duplicated(["audio_filename", "annotator_id"]) & (annotations["annotator_id"] >= 0)
     contradicting = repeated & ~duplicate
     _refuse(path, clip, contradicting, "has another row of the same annotator above; keep one of them")
@@ -242,7 +248,7 @@ def _refuse(path: Path, column: "pd.Series[str]", wrong: "pd.Series[bool]", dema
 
 
 def _presences(annotations: pd.DataFrame, taxonomy: Taxonomy, coarse: Coarse) -> pd.DataFrame:
-    """Return 1, 0 or -1 (int8) per annotation and tag that can be told, coarse before fine."""
+    """Return 1, 0 or -1 (int8) per annotation and known tag, coarse before fine."""
     found = annotations.filter(like=PRESENCE)
     found.columns = found.columns.str.removesuffix(PRESENCE)
     needed = taxonomy.all_fine_tags if coarse == "from-fine" else taxonomy.coarse_tags

@@ -1,4 +1,4 @@
-"""The taxonomy of SONYC-UST: coarse categories and, below each, fine tags."""
+"""The taxonomy of SONYC-UST: coarse categories and the fine tags below each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ class Taxonomy:
     """Coarse and fine tags by name, in the taxonomy's order.
 
     Attributes:
-        coarse: category id → tag, as ``{"1": "1_engine"}``.
-        fine: category id → its complete tags, as ``{"1": ("1-1_small-sounding-engine", …)}``.
-        uncertain: category id → its ``X`` tag (kind unknown), for the categories that have one.
+        coarse: tag of each category by its id, for example ``{"1": "1_engine"}``.
+        fine: complete tags of each category by its id, for example ``{"1": ("1-1_small-sounding-engine", …)}``.
+        uncertain: ``X`` tag (kind unknown) of each category that has one, by its id.
     """
 
     coarse: dict[str, str]
@@ -30,25 +30,25 @@ class Taxonomy:
 
     @property
     def fine_tags(self) -> tuple[str, ...]:
-        """The 23 complete fine tags; those of uncertain kind are left out."""
+        """The 23 complete fine tags, without the ``X`` tags."""
         return tuple(tag for tags in self.fine.values() for tag in tags)
 
     @property
     def all_fine_tags(self) -> tuple[str, ...]:
-        """The 29 fine tags, ``X`` included, in the order of SONYC-UST's columns."""
+        """The 29 fine tags, including the ``X`` tags, in the order of SONYC-UST's columns."""
         return tuple(tag for category in self.coarse for tag in self.category_tags(category))
 
     def category_tags(self, category: str) -> tuple[str, ...]:
-        """The fine tags of one category, its ``X`` last."""
+        """Return the fine tags of one category, its ``X`` tag last."""
         uncertain = self.uncertain.get(category)
         return self.fine[category] + ((uncertain,) if uncertain else ())
 
 
 def read_taxonomy(path: Path) -> Taxonomy:
-    """Read a taxonomy YAML (keys ``coarse`` and ``fine``) in the data set's own format.
+    """Read a taxonomy YAML file with the keys ``coarse`` and ``fine``, the format of SONYC-UST.
 
     Raises:
-        InputError: the file is missing or is not such a YAML.
+        InputError: the file is missing or has another format.
     """
     try:
         document = parse_yaml(path.read_text(encoding="utf-8"))
@@ -73,15 +73,15 @@ def read_taxonomy(path: Path) -> Taxonomy:
 
 
 def _names(section: dict[Any, Any]) -> dict[str, str]:
-    """Return the names of a section by its keys as text.
+    """Return the names of a section by their keys, converted to text.
 
     Raises:
-        ValueError: there is none, one is no text that can be printed, or two keys are the same as text.
+        ValueError: there is no name, a name is not printable text, or two keys are equal as text.
     """
     names = {str(key): name for key, name in section.items() if isinstance(key, str) or type(key) is int}
     if not section or len(names) < len(section):
-        raise ValueError(f"the keys {list(section)} must be numbers or texts, at least one, and differ")
+        raise ValueError(f"the keys {list(section)} must be numbers or texts, all different, and at least one")
     for key, name in names.items():
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise ValueError(f"the name of {key} is no text that can be printed")
+            raise ValueError(f"the name of {key} is not printable text")
     return names

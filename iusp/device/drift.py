@@ -1,11 +1,11 @@
-"""Whether numbers that a network gives, or is given, are still distributed as they were: pure functions.
+"""Drift: whether inputs or outputs of a network still have the same distribution. Pure functions.
 
-Two questions are asked of each column of numbers. Is the change larger than chance would have it? The two-sample
-Kolmogorov–Smirnov test answers, corrected for the number of columns after Holm (Scandinavian Journal of Statistics 6,
-1979). Is it large enough to matter? The population stability index answers. A column has drifted if both say so: with
-many clips the test alone sees what nobody needs to know, with few clips the index alone is large by chance (it is about
-(1/n + 1/m) χ² with one degree of freedom less than bins; Yurdakul and Naranjo, Journal of Risk Model Validation 14,
-2020).
+Each column of numbers is tested twice. The two-sample Kolmogorov–Smirnov test tells whether a change is larger than
+chance, corrected for the number of columns by Holm's method (Scandinavian Journal of Statistics 6, 1979). The
+population stability index tells whether the change is large enough to matter. A column has drifted if both say so.
+With many clips, the test alone detects irrelevant changes. With few clips, the index alone is large by chance: it is
+about (1/n + 1/m) χ² with one degree of freedom less than bins (Yurdakul and Naranjo, Journal of Risk Model Validation
+14, 2020).
 """
 
 import warnings
@@ -23,13 +23,13 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """Some numbers, in short.
+    """Summary statistics of a column.
 
     Attributes:
-        count: how many.
-        mean: their mean.
-        quantiles: those of `QUANTILES`.
-        above: share that is at least the threshold; None where there is no threshold.
+        count: number of values.
+        mean: mean of the values.
+        quantiles: the quantiles in `QUANTILES`.
+        above: share of values that reach the threshold; None if there is no threshold.
     """
 
     count: int
@@ -40,17 +40,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Drift:
-    """One column, then and now.
+    """The comparison of one column with the reference.
 
     Attributes:
-        column: its name.
-        threshold: from which on a tag is taken for present; None for what is no tag.
-        reference: the numbers then.
-        new: the numbers now.
+        column: name of the column.
+        threshold: score from which on the tag is present; None if the column is not a tag.
+        reference: summary of the reference.
+        new: summary of the new values.
         psi: population stability index.
         ks: Kolmogorov–Smirnov statistic, the largest difference of the two distribution functions.
-        p_value: of the test, after Holm's correction.
-        drifted: whether psi and p_value both say so.
+        p_value: p value of the test, after Holm's correction.
+        drifted: whether both psi and p_value exceed their limits.
     """
 
     column: str
@@ -64,14 +64,14 @@ class Drift:
 
 
 def population_stability_index(reference: Numbers, new: Numbers) -> float:
-    """Return Σ (q − p) ln(q / p) over bins that hold a tenth of the reference each; p then, q now.
+    """Return Σ (q − p) ln(q / p) over bins with a tenth of the reference each.
 
-    A value that is more than a tenth of the reference has a bin of its own. Half a count is added to each bin, so that
-    an empty one is not infinite.
+    p is the share of the reference in a bin, q the share of the new values. A value that makes up more than a tenth of
+    the reference gets its own bin. Half a count is added to each bin, so that an empty bin does not give infinity.
 
     Args:
-        reference: (N,), N ≥ 1.
-        new: (M,), M ≥ 1.
+        reference: values of the reference (N,), N ≥ 1.
+        new: new values (M,), M ≥ 1.
     """
     deciles = np.quantile(reference, np.arange(1, BINS) / BINS, method="inverted_cdf")
     values, counts = np.unique(deciles, return_counts=True)
@@ -85,13 +85,13 @@ def population_stability_index(reference: Numbers, new: Numbers) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct the p values of one family for their number (Holm, 1979); a NaN stays NaN and does not count.
+    """Correct p values for the number of tests (Holm, 1979); a NaN stays NaN and does not count.
 
-    The chance of any false alarm is then at most what the corrected values are compared with.
+    If the corrected values are compared with alpha, the probability of any false alarm is at most alpha.
     """
     p = np.array(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
+    valid = np.flatnonzero(~np.isnan(p))
+    order = valid[np.argsort(p[valid], kind="stable")]
     steps = p[order] * np.arange(len(order), 0, -1)
     p[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return [float(value) for value in p]
@@ -104,18 +104,18 @@ def compare(
     psi_limit: float,
     alpha: float,
 ) -> list[Drift]:
-    """Compare the columns that are in both, in the reference's order.
+    """Compare the columns that both tables have, in the reference's order.
 
     Args:
-        reference: (N,) by column.
-        new: (M,) by column.
-        thresholds: by tag.
-        psi_limit: index from which on a change matters.
-        alpha: largest chance of a false alarm in any column.
+        reference: values of the reference (N,) by column.
+        new: new values (M,) by column.
+        thresholds: threshold of each tag.
+        psi_limit: population stability index from which on a change matters.
+        alpha: largest probability of a false alarm in any column.
     """
     columns = [column for column in reference if column in new]
     with warnings.catch_warnings():
-        # The exact p-value may be too small to be computed; scipy says so, and takes the asymptotic one.
+        # If the exact p value is too small to compute, scipy warns and uses the asymptotic one.
         warnings.simplefilter("ignore", RuntimeWarning)
         tests = [ks_2samp(reference[column], new[column]) for column in columns]
     p_values = holm([float(test.pvalue) for test in tests])

@@ -1,4 +1,4 @@
-"""A student as ExecuTorch programs for XNNPACK, in float32: net only and end to end."""
+"""Export a student as ExecuTorch programs for XNNPACK in float32: the network alone, and end to end."""
 
 import logging
 import shutil
@@ -22,18 +22,18 @@ from iusp.io.files import atomic, read_json, sha256, write_json
 from iusp.models.layers import Probabilities
 
 NET, WHOLE = "net.pte", "float32.pte"
-BATCH = 8  # clips at most at once: a program's memory is planned when it is written
+BATCH = 8  # largest batch; the export plans the memory of a program in advance
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is known of a written program.
+    """Properties of an exported program.
 
     Attributes:
-        delegated: operators that XNNPACK computes.
-        remaining: operators that ExecuTorch's own kernels compute.
-        max_difference: of any probability from PyTorch's.
+        delegated: number of operators that XNNPACK computes.
+        remaining: number of operators that ExecuTorch's own kernels compute.
+        max_difference: largest difference of a probability from PyTorch's.
     """
 
     delegated: int
@@ -44,26 +44,26 @@ class Program:
 def write_programs(model: Path, folder: Path) -> dict[str, Program]:
     """Write `NET`, from log-mel (B, T, M), and `WHOLE`, from a waveform (B, samples), to probabilities (B, K).
 
-    B is 1 to `BATCH`. Beside them come `LICENSE` and `device.json`: tags, thresholds, front-end, SHA-256 of each file.
+    B is 1 to `BATCH`. `LICENSE` and `device.json` (tags, thresholds, front-end, SHA-256 of each file) are written too.
 
     Args:
-        model: folder of a registered version, or the one that evaluation registers.
-        folder: to write into.
+        model: folder of a registered version, or the folder that the evaluation step prepares for registration.
+        folder: folder to write into.
 
     Returns:
-        What is known of each program, by its name.
+        The properties of each program, by its name.
 
     Raises:
-        InputError: the extra is not installed, the model cannot be loaded, or a program computes anything else than
-            PyTorch.
+        InputError: the extra `executorch` is not installed, the model cannot be loaded, or the output of a program
+            differs from PyTorch's.
     """
     network, description = models.load(model / "extra_files")
     known = read_json(model / "device" / DESCRIPTION, "thresholds", "license")
     config = Features.model_validate(description["features"])
-    # XNNPACK's passes take weights in this memory format only.
+    # XNNPACK accepts weights in this memory format only.
     net = Probabilities(network).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     noise = torch.randn(BATCH, clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
-    spectrograms = torch.stack([log_mel(one, config.sample_rate, config) for one in noise])
+    spectrograms = torch.stack([log_mel(clip, config.sample_rate, config) for clip in noise])
     programs = {}
     with torch.no_grad(), _quiet():
         ours = net(spectrograms)
@@ -88,14 +88,14 @@ def write_programs(model: Path, folder: Path) -> dict[str, Program]:
 
 
 def open_program(path: Path) -> Any:
-    """Open a program; `execute([input])` of what is returned gives a list of one output."""
+    """Open a program; `execute([input])` of the result returns a list of one output."""
     from executorch.runtime import Runtime
 
     return Runtime.get().load_program(path).load_method("forward")
 
 
 def _write(module: nn.Module, given: Tensor, ours: Tensor, path: Path) -> Program:
-    """Write a program, unless it differs from PyTorch on one clip, three, or the most that are possible."""
+    """Write a program after comparing it with PyTorch on one clip, three clips and the largest batch."""
     try:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
@@ -104,7 +104,7 @@ def _write(module: nn.Module, given: Tensor, ours: Tensor, path: Path) -> Progra
         raise InputError(
             f"ExecuTorch is not installed ({error.name} is missing); run make executorch, or install iusp[executorch]"
         ) from None
-    # The exporter takes a batch of one for a constant.
+    # The exporter would treat a batch of one as a constant.
     shapes = ({0: torch.export.Dim("batch", min=1, max=BATCH)},)
     exported = torch.export.export(module, (given[:2],), dynamic_shapes=shapes)
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
@@ -115,15 +115,15 @@ def _write(module: nn.Module, given: Tensor, ours: Tensor, path: Path) -> Progra
         differences = [
             float((program.execute([given[:count]])[0] - ours[:count]).abs().max()) for count in (1, 3, BATCH)
         ]
-        if not all(one <= TOLERANCE for one in differences):
-            found = ", ".join(f"{one:.1e}" for one in differences)
+        if not all(difference <= TOLERANCE for difference in differences):
+            found = ", ".join(f"{difference:.1e}" for difference in differences)
             raise InputError(f"{path}: differs from PyTorch ({found} on 1, 3, {BATCH} clips); use the ONNX files")
     return Program(info.num_delegated_nodes, info.num_non_delegated_nodes, max(differences))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from people what ExecuTorch, torchao and PyTorch tell each other while they export."""
+    """Hide log messages and warnings of ExecuTorch, torchao and PyTorch that do not concern the user."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

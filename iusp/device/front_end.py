@@ -1,13 +1,13 @@
-"""The front-end as an ONNX graph, and as a module to export, fast on one CPU thread: a waveform to log-mel frames.
+"""The front-end from waveform to log-mel frames, as an ONNX graph and as a PyTorch module, fast on one CPU thread.
 
-ONNX Runtime's own DFT takes many times as long as the network, and a whole DFT as a product of matrices half a billion
-operations a clip. A window of A·B samples is therefore transformed in two stages (Cooley and Tukey 1965). With sample
+ONNX Runtime's own DFT takes many times as long as the network, and a full DFT as a matrix product needs half a billion
+operations per clip. A window of A·B samples is therefore transformed in two stages (Cooley and Tukey 1965). With sample
 B·a + b, bin c + A·d and ω = exp(-2πi / (A·B)),
 
     X[c + A·d] = Σ_b ω^(A·b·d) Σ_a ω^((B·a + b)·c) x[B·a + b].
 
-The inner sum is a strided convolution over the samples b, b + B, b + 2B, …, whose kernels hold the window as well, so
-that it also cuts the frames; the outer one is a product with a small matrix. Of real samples, c to A/2 tells all bins.
+The inner sum is a strided convolution over the samples b, b + B, b + 2B, …; its kernels contain the window, so it also
+cuts the frames. The outer sum is a product with a small matrix. For real samples, c up to A/2 determines all bins.
 """
 
 import math
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from iusp.config.features import Features
 from iusp.features.log_mel import clip_length, frame_count, mel_weights
 
-OPSET, IR_VERSION = 20, 9  # what a device's ONNX Runtime must know: 1.17 (2024) does
+OPSET, IR_VERSION = 20, 9  # supported by ONNX Runtime since 1.17 (2024)
 
 
 def front_end(config: Features) -> onnx.ModelProto:
     """Return a graph from `waveform` (B, samples) at the front-end's rate to `log_mel` (B, T, M), both float32.
 
-    It equals `iusp.features.log_mel.log_mel` up to rounding. It is fast where window and hop length have a large common
-    divisor; without one it is a whole DFT.
+    Its output equals `iusp.features.log_mel.log_mel` up to rounding. It is fast if window and hop length have a large
+    common divisor; otherwise it computes a full DFT.
     """
     size, hop, count = config.window_length, config.hop_length, frame_count(config)
     inner = _inner(size, hop)
@@ -46,7 +46,7 @@ def front_end(config: Features) -> onnx.ModelProto:
     samples = graph.add("Transpose", samples, perm=[0, 2, 1])
     kernels = graph.constant(_kernels(size, inner))
     sums = graph.add("Conv", samples, kernels, group=inner, strides=[hop // inner])  # (B, inner · half · 2, T)
-    # Real and imaginary part stay beside each other while b comes next to them: whole rows are moved.
+    # Real and imaginary parts stay adjacent and b moves next to them, so that whole rows are copied.
     sums = graph.add("Reshape", sums, graph.integers(0, inner, half, 2 * count))
     sums = graph.add("Transpose", sums, perm=[0, 2, 1, 3])
     sums = graph.add("Reshape", sums, graph.integers(0, half, 2 * inner, count))
@@ -85,7 +85,7 @@ class FrontEnd(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Turn a waveform (B, samples) at the front-end's rate into log-mel (B, T, M)."""
         edge, used = self.size // 2, (self.count - 1) * self.hop + self.size
-        # Not by nn.functional.pad, which exporters turn into an index for each sample.
+        # nn.functional.pad is avoided because exporters turn it into one index per sample.
         start, end = waveform[:, 1 : edge + 1].flip(1), waveform[:, -edge - 1 : -1].flip(1)
         samples = torch.cat([start, waveform, end], dim=1)[:, :used]
         samples = samples.reshape(-1, used // self.inner, self.inner).transpose(1, 2)
@@ -101,15 +101,15 @@ class FrontEnd(nn.Module):
 def _inner(size: int, hop: int) -> int:
     """Return B, the divisor of window and hop length that costs the fewest operations: A + 2·B, up to a factor."""
     common = math.gcd(size, hop)
-    return min((one for one in range(1, common + 1) if common % one == 0), key=lambda one: size / one + 2 * one)
+    return min((n for n in range(1, common + 1) if common % n == 0), key=lambda n: size / n + 2 * n)
 
 
 def _kernels(size: int, inner: int) -> NDArray[np.float32]:
-    """Return (B · (A/2 + 1) · 2, 1, A): window times ω^((B·a + b)·c), its real and its imaginary part."""
+    """Return real and imaginary part of the window times ω^((B·a + b)·c), as (B · (A/2 + 1) · 2, 1, A)."""
     outer = size // inner
     sample = inner * np.arange(outer) + np.arange(inner)[:, None]  # (B, A)
     coefficient = np.arange(outer // 2 + 1)[:, None]
-    # In whole numbers up to here: no rounding grows with the angle.
+    # Computed in integers up to the remainder, so that rounding errors do not grow with the angle.
     angle = 2 * np.pi / size * (sample[:, None, :] * coefficient % size)  # (B, half, A)
     window = torch.hann_window(size, dtype=torch.float64).numpy()[sample][:, None, :]
     kernels = np.stack([window * np.cos(angle), -window * np.sin(angle)], axis=2)
@@ -117,7 +117,7 @@ def _kernels(size: int, inner: int) -> NDArray[np.float32]:
 
 
 def _matrices(inner: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the products, real and imaginary, of (B, 2·B): ω^(A·b·d) with the inner sums' parts in turn."""
+    """Return two matrices (B, 2·B) that multiply the inner sums by ω^(A·b·d): for real and for imaginary parts."""
     angle = 2 * np.pi / inner * (np.outer(np.arange(inner), np.arange(inner)) % inner)
     cosine, sine = np.cos(angle), np.sin(angle)
     real, imaginary = np.stack([cosine, sine], axis=2), np.stack([-sine, cosine], axis=2)
@@ -125,11 +125,11 @@ def _matrices(inner: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _mel(config: Features, inner: int, outer: int) -> NDArray[np.float32]:
-    """Return the mel weights (M, (A/2 + 1) · B) in the order in which the bins come out."""
+    """Return the mel weights (M, (A/2 + 1) · B) in the order of the computed bins."""
     size = config.window_length
     weights = mel_weights(config, config.sample_rate, size).numpy()
     bins = (np.arange(outer // 2 + 1)[:, None] + outer * np.arange(inner)).ravel()
-    # A bin beyond half the rate mirrors one below; one that is there twice counts once.
+    # A bin above half the sample rate mirrors a bin below; a bin that occurs twice counts once.
     bins = np.minimum(bins, size - bins)
     arranged = np.zeros((len(bins), config.mel_bands), np.float32)
     found, first = np.unique(bins, return_index=True)
@@ -139,7 +139,7 @@ def _mel(config: Features, inner: int, outer: int) -> NDArray[np.float32]:
 
 
 class _Graph:
-    """Nodes in the order of their making, and constants."""
+    """Builds an ONNX graph from nodes and constants."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -159,10 +159,8 @@ class _Graph:
         return output
 
     def model(self, *shapes: tuple[str, list[int]]) -> onnx.ModelProto:
-        """Return the model with an input and an output of these names and shapes, after the batch's dimension."""
-        described = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in shapes
-        ]
-        graph = helper.make_graph(self.nodes, "front_end", described[:1], described[1:], self.constants)
+        """Return the model with an input and an output of these names and shapes, behind a batch dimension."""
+        tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in shapes]
+        graph = helper.make_graph(self.nodes, "front_end", tensors[:1], tensors[1:], self.constants)
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

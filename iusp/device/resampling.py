@@ -1,4 +1,4 @@
-"""Recordings of any length, rate and number of channels, at the rate that a network hears; in bounded memory."""
+"""Resample recordings of any length to the sample rate of a network, in bounded memory."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -10,25 +10,26 @@ from numpy.typing import NDArray
 
 from iusp.data.audio import streamed
 
-REACH, KAISER = 128, 5  # of the filter that halves a rate: flat up to 0.99 of half the new one, then 54 dB down
+REACH, KAISER = 128, 5  # half-band filter: flat up to 0.99 of half the new rate, then 54 dB down
 Samples = NDArray[np.float32]
 
 
 def waveform(path: Path, sample_rate: int) -> Iterator[Samples]:
     """Decode a recording block by block, as mono float32 (n,) at a sample rate in Hz.
 
-    Training takes spectra at a recording's own rate, whose bands reach half the sample rate undamped. A resampler's
-    usual filter begins to damp at nine tenths of it; so soxr gives twice the rate, and a steeper filter halves that.
+    Training computes spectra at the recording's own rate, so its bands reach half the sample rate without damping. The
+    usual filter of a resampler starts to damp at nine tenths of that. Therefore soxr resamples to twice the rate, and a
+    steeper filter halves it.
 
     Raises:
-        iusp.data.audio.BadAudio: it cannot be decoded.
+        iusp.data.audio.BadAudio: the recording cannot be decoded.
     """
     with streamed(path) as (rate, blocks):
         yield from resampled(blocks, rate, sample_rate)
 
 
 def resampled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterable[Samples]:
-    """Bring mono blocks (n,) from one sample rate to another, both in Hz, as `waveform` does."""
+    """Resample mono blocks (n,) from one sample rate in Hz to another, as `waveform` does."""
     return blocks if rate == sample_rate else _halved(_doubled(blocks, rate, sample_rate))
 
 
@@ -40,7 +41,7 @@ def _doubled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterator
 
 
 def _halved(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """Halve the sample rate behind a half-band filter: a windowed sinc, of which every second tap is zero."""
+    """Apply a half-band filter (a windowed sinc, of which every second tap is zero) and halve the sample rate."""
     distance = np.arange(1 - 2 * REACH, 2 * REACH, 2)
     taps = (np.sinc(distance / 2) / 2 * np.kaiser(4 * REACH - 1, KAISER)[::2]).astype(np.float32)
     edge = np.zeros(2 * REACH, np.float32)

@@ -1,4 +1,4 @@
-"""An exported student, run by ONNX Runtime alone: no torch, no MLflow. What comes from outside is checked first."""
+"""Run an exported student with ONNX Runtime alone, without torch and MLflow. All input is checked first."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,13 +21,13 @@ DESCRIPTION = "device.json"
 
 @dataclass(frozen=True)
 class Window:
-    """What is in a part of a recording.
+    """The tags of one window of a recording.
 
     Attributes:
-        start: seconds from the recording's beginning.
-        end: likewise; the recording's own end in its last window.
-        probabilities: by tag.
-        tags: those whose probability reaches their threshold.
+        start: start of the window, in seconds from the start of the recording.
+        end: end of the window in seconds; the last window ends with the recording.
+        probabilities: probability of each tag.
+        tags: the tags whose probability reaches their threshold.
     """
 
     start: float
@@ -38,14 +38,14 @@ class Window:
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """An end-to-end network and what is known of it.
+    """An end-to-end network and its description.
 
     Attributes:
-        session: from `waveform` (B, samples) to `probabilities` (B, K), float32, on one thread.
-        tags: K names.
-        thresholds: by tag, the probability from which a clip is said to have it.
-        sample_rate: of the waveform, Hz.
-        samples: of one clip.
+        session: network from `waveform` (B, samples) to `probabilities` (B, K), float32, on one thread.
+        tags: names of the K tags.
+        thresholds: probability from which on a tag is present, by tag.
+        sample_rate: sample rate of the waveform in Hz.
+        samples: number of samples of one clip.
     """
 
     session: onnxruntime.InferenceSession
@@ -67,18 +67,18 @@ class DeviceModel:
         window: float | None = None,
         hop: float | None = None,
     ) -> Iterator[Window]:
-        """Tag a recording window by window; the last one, and so a short recording, is padded with zeros.
+        """Tag a recording window by window; the last window is padded with zeros.
 
         Args:
-            recording: WAV, FLAC or OGG file of any length, rate and number of channels; or floats in [-1, 1], (n,) or
-                (n, channels).
-            sample_rate: of an array, Hz.
-            window: seconds, at most the model's clip, which is the default; a shorter one is padded.
-            hop: seconds from one window's start to the next one's, at most `window`; half of it by default.
+            recording: WAV, FLAC or OGG file of any length, rate and number of channels; or an array of floats in
+                [-1, 1], (n,) or (n, channels).
+            sample_rate: sample rate in Hz, if `recording` is an array.
+            window: length of a window in seconds, at most the length of the model's clips, which is the default.
+            hop: seconds between the starts of two windows, at most `window`; half of it by default.
 
         Raises:
-            InputError: window and hop do not fit.
-            iusp.data.audio.BadAudio: the file cannot be decoded, or the array is no such recording.
+            InputError: window and hop do not fit together or exceed the clip's length.
+            iusp.data.audio.BadAudio: the file cannot be decoded, or the array is not a recording.
         """
         longest = self.samples / self.sample_rate
         window = longest if window is None else window
@@ -94,25 +94,25 @@ class DeviceModel:
         for block in blocks:
             pending = np.concatenate([pending, block])
             while len(pending) >= size:
-                yield self._heard(pending[:size], start)
+                yield self._tag_window(pending[:size], start)
                 pending, start = pending[step:], start + step
-        # What the last window has not seen.
+        # The rest, which no window has covered.
         if start == 0 or len(pending) > size - step:
-            yield self._heard(pending, start)
+            yield self._tag_window(pending, start)
 
-    def _heard(self, samples: NDArray[np.float32], start: int) -> Window:
+    def _tag_window(self, samples: NDArray[np.float32], start: int) -> Window:
         clip = np.zeros((1, self.samples), np.float32)
         clip[0, : len(samples)] = samples
         return self.decided(self.probabilities(clip)[0], start, start + len(samples))
 
     def decided(self, probabilities: NDArray[np.float32], start: int, end: int) -> Window:
-        """Compare probabilities (K,) of what lies between two samples with the thresholds.
+        """Compare the probabilities (K,) of the window between two samples with the thresholds.
 
         Raises:
-            iusp.data.audio.BadAudio: one is not a number, because what the network was given is too large.
+            iusp.data.audio.BadAudio: a probability is not a number, because the samples are too large.
         """
         if not np.isfinite(probabilities).all():
-            raise BadAudio("its values are so large that the network gives no probabilities")
+            raise BadAudio("its values are too large for the network")
         by_tag = dict(zip(self.tags, probabilities.tolist(), strict=True))
         return Window(
             start=start / self.sample_rate,
@@ -126,60 +126,60 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """Open an ONNX file on one CPU thread.
 
     Raises:
-        InputError: it cannot be read, is no ONNX file, or needs other files.
+        InputError: the file cannot be read, is not an ONNX file, or needs other files.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        # From bytes: a file's own path would let it name others, anywhere on the disk, as its weights.
+        # Loaded from bytes: given a path, an ONNX file could load weights from any other file of this machine.
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give an ONNX file that iusp exported") from None
-    except Exception as error:  # ONNX Runtime's errors have no common class
+    except Exception as error:  # the errors of ONNX Runtime have no common base class
         reason = one_line(error, 200)
-        raise InputError(f"{path}: not an ONNX file that can be run ({reason}); export it again") from None
+        raise InputError(f"{path}: not an ONNX file that ONNX Runtime can run ({reason}); export it again") from None
 
 
 def load(path: Path) -> DeviceModel:
-    """Open `float32.onnx` or `int8.onnx`; `device.json` lies beside it.
+    """Open `float32.onnx` or `int8.onnx`, with the `device.json` in the same folder.
 
     Raises:
-        InputError: a file is missing, damaged or not such a file, or they do not fit each other.
+        InputError: a file is missing or damaged, or the two files do not belong together.
     """
     description = _description(path.with_name(DESCRIPTION))
     tags, features = description["tags"], description["features"]
     samples = round(features["clip_seconds"] * features["sample_rate"])
     session = _described(path, description, "waveform", "float32.onnx or int8.onnx")
     if session.get_inputs()[0].shape[1:] != [samples]:
-        raise InputError(f"{path}: not of the shapes that {DESCRIPTION} beside it describes; fetch both again")
+        raise InputError(f"{path}: shapes differ from {DESCRIPTION} beside it; fetch both files again")
     return DeviceModel(session, tags, description["thresholds"], features["sample_rate"], samples)
 
 
 def load_network(path: Path) -> onnxruntime.InferenceSession:
-    """Open `net_float32.onnx` or `net_int8.onnx`, from `log_mel` (B, T, M) to `probabilities` (B, K), as `load` does.
+    """Open `net_float32.onnx` or `net_int8.onnx`, from `log_mel` (B, T, M) to `probabilities` (B, K).
 
     Raises:
-        InputError: as of `load`.
+        InputError: a file is missing or damaged, or the two files do not belong together.
     """
     return _described(path, _description(path.with_name(DESCRIPTION)), "log_mel", "net_float32.onnx or net_int8.onnx")
 
 
 def _described(path: Path, description: dict[str, Any], given: str, names: str) -> onnxruntime.InferenceSession:
     """Open an ONNX file that `device.json` describes, from the input `given` to the tags' probabilities."""
-    known = description["files"].get(path.name)
-    if path.is_file() and (not isinstance(known, dict) or known.get("sha256") != sha256(path)):
+    expected = description["files"].get(path.name)
+    if path.is_file() and (not isinstance(expected, dict) or expected.get("sha256") != sha256(path)):
         raise InputError(f"{path}: not the file that {DESCRIPTION} beside it describes; fetch both again")
     session = open_session(path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if [(one.name, one.type) for one in (*inputs, *outputs)] != [
+    if [(node.name, node.type) for node in (*inputs, *outputs)] != [
         (given, "tensor(float)"),
         ("probabilities", "tensor(float)"),
     ]:
-        found = ", ".join(one.name for one in (*inputs, *outputs))
+        found = ", ".join(node.name for node in (*inputs, *outputs))
         raise InputError(f"{path}: has {found}, not {given} and probabilities; give {names}")
     if outputs[0].shape[1:] != [len(description["tags"])]:
-        raise InputError(f"{path}: not of the shapes that {DESCRIPTION} beside it describes; fetch both again")
+        raise InputError(f"{path}: shapes differ from {DESCRIPTION} beside it; fetch both files again")
     return session
 
 
@@ -189,7 +189,7 @@ def _description(path: Path) -> dict[str, Any]:
         tags, thresholds = description["tags"], description["thresholds"]
         features, files = description["features"], description["files"]
         rate, seconds = features["sample_rate"], features["clip_seconds"]
-        sound = (
+        is_valid = (
             all(isinstance(tag, str) and tag.isprintable() for tag in tags)
             and set(thresholds) == set(tags)
             and all(type(value) in (int, float) for value in thresholds.values())
@@ -198,10 +198,10 @@ def _description(path: Path) -> dict[str, Any]:
             and 0 < seconds * rate <= 2**27
             and isinstance(files, dict)
         )
-        if not sound:
-            raise ValueError("a value is out of place")
+        if not is_valid:
+            raise ValueError("a value has the wrong type or range")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; an exported student's folder holds it") from None
+        raise InputError(f"{path}: {error.strerror}; take it from the folder of an exported student") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not what iusp exports ({one_line(error, 100)}); fetch it again") from None
     return description

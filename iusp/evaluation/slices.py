@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from iusp.data.taxonomy import Taxonomy
 from iusp.evaluation.metrics import bootstrap, interval, score
-from iusp.features.packed import read_table
 from iusp.io.files import atomic
+from iusp.io.tables import read_table
 
 SLICED = ("hour", "borough", "sensor_id")
 # An AUPRC of fewer clips or positives depends more on these few than on the place.

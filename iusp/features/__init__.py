@@ -1,1 +1,1 @@
-"""Log-mel spectra of the recordings: computed, packed, augmented; never a network."""
+"""Log-mel spectra of the recordings: computed, packed and augmented. It knows no networks."""

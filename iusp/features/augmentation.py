@@ -1,7 +1,7 @@
-"""Augmented views of training clips, drawn from a seed so that anyone can make the same view again.
+"""Augmented views of the training clips, drawn from a seed so that every process can make the same view again.
 
-A view changes every clip of the training split once. Which view it is is all that must be kept of it: the teacher
-stores its knowledge of view v, a student makes view v again from the clips and trains on it, and the two match.
+A view changes every clip of the training split once. Only the number of a view must be stored: the teacher stores its
+knowledge of view v, and a student makes the same view v again from the clips and trains on it.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from iusp.features.packed import LabelledClips
 
 @dataclass(frozen=True)
 class View:
-    """What is done to each of N clips.
+    """The changes of each of N clips.
 
     Attributes:
-        partner: int (N,), the clip that is mixed in.
-        share: float32 (N,) in [0.5, 1], the clip's own share of the power; 1 where nothing is mixed in.
-        shift: int (N,), frames to roll by.
-        gain: float32 (N,), added to the log-mel, natural-log power.
-        time_masks: int (N, masks, 2), first frame and length.
-        band_masks: int (N, masks, 2), first band and width.
+        partner: int (N,), index of the clip that is mixed in.
+        share: float32 (N,) in [0.5, 1], the clip's own share of the power; 1 if nothing is mixed in.
+        shift: int (N,), number of frames to roll by.
+        gain: float32 (N,), value to add to the log-mel (natural logarithm of power).
+        time_masks: int (N, masks, 2), first frame and length of each mask.
+        band_masks: int (N, masks, 2), first band and width of each mask.
     """
 
     partner: NDArray[np.int64]
@@ -41,9 +41,15 @@ class View:
 def draw_view(
     config: Augmentation, seed: int, purpose: Literal["training", "knowledge"], number: int, shape: tuple[int, int, int]
 ) -> View:
-    """Draw view `number` of N clips with T frames and M bands (`shape`) from `seed`.
+    """Draw a view.
 
-    Views of the two purposes differ: the teacher does not train on the views that it is asked about.
+    Args:
+        config: how strongly to change the clips.
+        seed: seed of all views.
+        purpose: purpose of the view. Views of the two purposes differ, so the teacher is not trained on the views
+            about which it stores knowledge.
+        number: number of the view.
+        shape: number of clips N, frames T and bands M.
     """
     clips, frames, bands = shape
     random = np.random.default_rng([seed, ("training", "knowledge").index(purpose), number])
@@ -65,9 +71,9 @@ def _masks(random: np.random.Generator, shape: tuple[int, int], size: int, longe
 
 
 def moved(array: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
-    """Return an array on a device."""
+    """Copy an array to a device."""
     tensor = torch.as_tensor(array)
-    # From pinned memory a GPU fetches the next batch while it works on this one.
+    # From pinned memory, a GPU copies the next batch while it computes the present one.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -75,10 +81,10 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
     """Return a batch of a view.
 
     Args:
-        view: what is done to each clip.
+        view: the changes of each clip.
         clips: the training split.
-        rows: int (B,), the clips of the batch.
-        fill: float32 (M,), what masked cells are set to: the bands' means. The batch is made on its device.
+        rows: int (B,), indices of the clips of the batch.
+        fill: float32 (M,), values of masked cells: the means of the bands. The batch is computed on its device.
 
     Returns:
         log-mel float32 (B, T, M); targets float32 (B, K), mixed like the clips (Zhang et al. 2018); mask bool (B, K).
@@ -86,7 +92,7 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
     to_device = partial(moved, device=fill.device)
     frames, bands = clips.log_mel.shape[1:]
     source = (np.arange(frames) - view.shift[rows, None]) % frames
-    # Rolled as it is read, and in float16 on the way: half the bytes.
+    # The clips are rolled while they are read, and copied in float16, which halves the bytes.
     log_mel = to_device(clips.log_mel[rows[:, None], source]).float()
     targets, mask = clips.targets[rows], clips.mask[rows]
     mixed = np.flatnonzero(view.share[rows] < 1)
@@ -94,7 +100,7 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
         partner = view.partner[rows[mixed]]
         own = torch.from_numpy(view.share[rows[mixed]])[:, None]
         share, where = to_device(own)[:, :, None], to_device(mixed)
-        # Powers add up: mixed here as the recordings would be in the air.
+        # Powers are added, as in the air.
         other = to_device(clips.log_mel[partner[:, None], source[mixed]]).float()
         power = share * log_mel[where].exp_() + (1 - share) * other.exp_()
         log_mel[where] = power.log_()
@@ -111,7 +117,7 @@ def augment(view: View, clips: LabelledClips, rows: NDArray[np.int64], fill: Ten
 
 
 def _covered(masks: Tensor, size: int) -> Tensor:
-    """Return bool (B, size): the positions that lie in one of the masks (B, n, 2)."""
+    """Return bool (B, size): which positions lie in one of the masks (B, n, 2)."""
     start, length = masks.unbind(dim=-1)
     position = torch.arange(size, device=masks.device)[None, None]
     return ((position >= start[..., None]) & (position < (start + length)[..., None])).any(dim=1)

@@ -1,4 +1,4 @@
-"""Packed log-mel features: one memory-mappable file per split, and what shaped them."""
+"""Packed log-mel features: one memory-mappable file per split, and a description of what shaped them."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from iusp.config.base import TagSet
@@ -22,35 +22,25 @@ from iusp.data.labels import SPLITS, training_targets
 from iusp.data.taxonomy import Taxonomy
 from iusp.errors import InputError
 from iusp.features.log_mel import frame_count
-from iusp.io.files import digest_each, read_json, sha256
+from iusp.io.files import digest_each, read_json, sha256, write_json
+from iusp.io.tables import read_table
 from iusp.io.text import one_line
 
-# What NumPy raises at a header that is none, or that claims sizes which cannot be.
+DESCRIPTION = "features.json"
+# What NumPy raises for a damaged header, or for a header with impossible sizes.
 BAD_HEADER = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError)
 
 
-def read_table(path: Path, *columns: str, optional: Collection[str] = ()) -> pd.DataFrame:
-    """Read columns of a Parquet file that an earlier step wrote, and those of `optional` that are there.
-
-    Raises:
-        InputError: it is missing or damaged, or lacks one of `columns`.
-    """
-    try:
-        there = pq.read_schema(path).names
-        if not set(columns) <= set(there):
-            raise ValueError(f"lacks {', '.join(columns)}")
-        return pd.read_parquet(path, columns=[name for name in there if name in {*columns, *optional}])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run the step that writes it first (dvc repro)") from None
-    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
-        raise InputError(f"{path}: not what its step writes ({error}); delete it and run its step again") from None
-
-
 def open_packed(path: Path, *shape: int, checksum: str | None = None) -> NDArray[np.float16]:
-    """Map a packed float16 file, whose first dimensions are `shape`, into memory, read-only.
+    """Map a packed float16 file into memory, read-only.
+
+    Args:
+        path: the file.
+        shape: the first dimensions that the file must have.
+        checksum: SHA-256 that the file must have; None to skip this check.
 
     Raises:
-        InputError: it is missing, damaged, has another shape or another SHA-256 than `checksum`.
+        InputError: the file is missing or damaged, or has another shape or checksum.
     """
     try:
         packed: NDArray[np.float16] = open_memmap(path, mode="r")
@@ -60,37 +50,88 @@ def open_packed(path: Path, *shape: int, checksum: str | None = None) -> NDArray
     if packed.dtype != np.float16 or packed.shape[: len(shape)] != shape:
         raise InputError(f"{path}: holds {packed.dtype} {packed.shape}, not float16 {shape}; run its step again")
     if checksum is not None and _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) != checksum:
-        raise InputError(f"{path}: holds other bytes than were written (SHA-256); run its step again")
+        raise InputError(f"{path}: its SHA-256 differs from the recorded one; run its step again")
     return packed
 
 
 @cache
 def _sha256(path: Path, size: int, changed: int) -> str:
-    """Digest a file once in a process: training opens it in each epoch, and reads it about 20 times as a whole."""
+    """Return the SHA-256 of a file, computed once per process: training opens every file again in each epoch."""
     return sha256(path)
 
 
 def write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Begin a packed float16 file of a shape, whose numbers are to be written after it, row by row.
+    """Write the header of a packed float16 file; the caller then writes the numbers row by row.
 
-    Not mapped into memory: on a full disk, writing there ends the process, without a word.
+    The file is not mapped into memory for writing: on a full disk, that would end the process without an error.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
 
 
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+
+
+class Description(BaseModel):
+    """`features.json`: what a features folder contains."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    config: Features
+    """The front-end's settings."""
+    digest: str
+    """Digest of everything that shaped the features: the settings and the checksum of every clip."""
+    mean: list[_Mean]
+    """Mean of each band over the training split."""
+    std: list[_Deviation]
+    """Standard deviation of each band over the training split."""
+    clips: dict[str, int]
+    """Number of clips by split."""
+    sha256: dict[str, str]
+    """Checksum of each split's packed file."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Description":
+        if not len(self.mean) == len(self.std) == self.config.mel_bands:
+            raise ValueError(f"mean and std must have {self.config.mel_bands} values")
+        if not set(self.clips) == set(self.sha256) == set(SPLITS):
+            raise ValueError(f"clips and sha256 must name {', '.join(SPLITS)}")
+        return self
+
+    def write(self, folder: Path) -> None:
+        """Write `features.json` into a folder."""
+        write_json(folder / DESCRIPTION, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Description":
+        """Read `features.json` of a folder.
+
+        Raises:
+            InputError: it is missing, or not what the features step writes.
+        """
+        path = folder / DESCRIPTION
+        content = read_json(path, *cls.model_fields)
+        try:
+            return cls.model_validate(content)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: not what the features step writes ({one_line(error, 200)}); run it again"
+            ) from None
+
+
 @dataclass(frozen=True)
 class FeatureSet:
-    """What a features folder says of itself.
+    """An open features folder.
 
     Attributes:
         folder: holds `<split>.npy`, float16 (N, T, M), and `index.parquet`.
         config: the front-end's settings.
-        digest: of everything that shaped the features: settings and every clip's checksum.
-        mean: float32 (M,), per band over the training split.
-        std: float32 (M,), likewise.
-        clips: clips per split.
-        sha256: of each split's packed file.
+        digest: digest of everything that shaped the features: the settings and the checksum of every clip.
+        mean: float32 (M,), mean of each band over the training split.
+        std: float32 (M,), standard deviation of each band over the training split.
+        clips: number of clips by split.
+        sha256: checksum of each split's packed file.
     """
 
     folder: Path
@@ -105,19 +146,24 @@ class FeatureSet:
         """Map a split's features (N, T, M) into memory, read-only.
 
         Raises:
-            InputError: they are not those that were written.
+            InputError: the file is not the one that the features step wrote.
         """
         shape = self.clips[split], frame_count(self.config), self.config.mel_bands
         return open_packed(self.folder / f"{split}.npy", *shape, checksum=self.sha256[split])
 
     def filenames(self, split: str) -> list[str]:
-        """Return the clips' names in the order of the packed file."""
+        """Return the names of a split's clips in the order of the packed file."""
         index = read_table(self.folder / "index.parquet", "audio_filename", "split")
         return index.loc[index["split"] == split, "audio_filename"].tolist()
 
 
 def features_digest(config: Features, checksums: Iterable[tuple[str, str]]) -> str:
-    """Digest everything that shapes the features: the settings and each clip's name and SHA-256, in order."""
+    """Return the digest of everything that shapes the features.
+
+    Args:
+        config: the front-end's settings.
+        checksums: name and SHA-256 of each clip, in the order of the index.
+    """
     return digest_each(chain([config.model_dump(mode="json")], checksums))
 
 
@@ -125,29 +171,24 @@ def read_features(folder: Path) -> FeatureSet:
     """Open a folder that the features step wrote.
 
     Raises:
-        InputError: it is missing or incomplete.
+        InputError: `features.json` is missing or damaged.
     """
-    path = folder / "features.json"
-    description = read_json(path, "config", "digest", "mean", "std", "clips", "sha256")
-    try:
-        config = Features.model_validate(description["config"])
-        checksums = {split: description["sha256"][split] for split in SPLITS}
-        mean, std = torch.tensor([description["mean"], description["std"]]).reshape(2, config.mel_bands)
-        digests = [description["digest"], *checksums.values()]
-        if not (mean.isfinite() & std.isfinite() & (std > 0)).all() or not all(isinstance(one, str) for one in digests):
-            raise ValueError("mean, std, digest or sha256 is out of place")
-        clips = {split: int(description["clips"][split]) for split in SPLITS}
-    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
-        reason = one_line(error, 200)
-        raise InputError(f"{path}: not what the features step writes ({reason}); run it again") from None
-    return FeatureSet(folder, config, description["digest"], mean, std, clips, checksums)
+    found = Description.read(folder)
+    mean, std = torch.tensor([found.mean, found.std])
+    return FeatureSet(folder, found.config, found.digest, mean, std, found.clips, found.sha256)
 
 
 def split_labels(dataset: Path, features: FeatureSet, split: str, tags: Collection[str]) -> pd.DataFrame:
-    """Read the labels of a split, row by row those of the features' clips; of `tags`, those that there are.
+    """Read the labels of a split, in the order of the features' clips.
+
+    Args:
+        dataset: folder that the dataset step wrote.
+        features: the packed features.
+        split: name of the split.
+        tags: columns to read; tags without a column are left out.
 
     Raises:
-        InputError: features and labels are not of the same clips.
+        InputError: features and labels belong to different clips.
     """
     labels = read_table(dataset / "labels.parquet", "audio_filename", "split", optional=tags)
     labels = labels[labels["split"] == split].reset_index(drop=True)
@@ -160,14 +201,14 @@ def split_labels(dataset: Path, features: FeatureSet, split: str, tags: Collecti
 
 @dataclass(frozen=True)
 class LabelledClips:
-    """One split: features on disk, labels in memory, row by row the same clips.
+    """The features (on disk) and the labels (in memory) of one split, for the same clips in the same order.
 
     Attributes:
-        filenames: N clip names.
+        filenames: names of the N clips.
         log_mel: float16 (N, T, M), memory-mapped.
         targets: float32 (N, K) in [0, 1].
-        mask: bool (N, K); False where a tag's truth is not known.
-        tags: K tag names.
+        mask: bool (N, K); False where the truth about a tag is not known.
+        tags: names of the K tags.
     """
 
     filenames: list[str]
@@ -186,15 +227,15 @@ def labelled_clips(features: FeatureSet, dataset: Path, split: str, tags: TagSet
     Args:
         features: the packed features.
         dataset: folder that the dataset step wrote.
-        split: its name.
-        tags: `coarse`, `fine` or `both`.
-        taxonomy: of the data set.
+        split: name of the split.
+        tags: which tags to return: `coarse`, `fine` or `both`.
+        taxonomy: the taxonomy of the data set.
 
     Raises:
-        InputError: features and labels are not of the same clips, or the labels lack the tags.
+        InputError: features and labels belong to different clips, or the labels lack the tags.
     """
-    known = taxonomy.coarse_tags + (taxonomy.all_fine_tags if tags != "coarse" else ())
-    labels = split_labels(dataset, features, split, known)
+    columns = taxonomy.coarse_tags + (taxonomy.all_fine_tags if tags != "coarse" else ())
+    labels = split_labels(dataset, features, split, columns)
     targets, mask, names = training_targets(labels, taxonomy, tags)
     return LabelledClips(
         features.filenames(split), features.log_mel(split), torch.tensor(targets), torch.tensor(mask), names

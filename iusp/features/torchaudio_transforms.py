@@ -1,8 +1,8 @@
-"""The one place that imports torchaudio.
+"""The only module that imports torchaudio.
 
-The registry's torchaudio wheel holds a compiled extension that is linked against CUDA, so with a CPU build of torch
-``import torchaudio`` raises OSError. What we use of it is pure PyTorch and needs none of it. Where the extension cannot
-be loaded, an empty stand-in takes its place first; where it can, nothing is changed.
+The published torchaudio wheel contains a compiled extension that is linked against CUDA, so with a CPU build of torch
+``import torchaudio`` raises OSError. This project uses only pure PyTorch functions of torchaudio. If the extension
+cannot be loaded, an empty module replaces it before the import; otherwise nothing is changed.
 """
 
 import sys
@@ -11,7 +11,7 @@ from types import ModuleType
 
 def _extension_stand_in() -> ModuleType:
     module = ModuleType("torchaudio._extension")
-    # What torchaudio asks of it while it is imported: two flags, and a decorator for functions that need the extension.
+    # torchaudio's import uses two flags, and a decorator for functions that need the extension.
     module.__dict__.update(
         _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda function: function
     )

@@ -1,1 +1,1 @@
-"""Files, archives, S3, HTTP and processes; knows nothing of audio, networks or MLflow."""
+"""Files, archives, tables, S3, HTTP and processes. It knows nothing of audio, networks or MLflow."""

@@ -8,7 +8,7 @@ S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 
 
 def is_secure(address: str) -> bool:
-    """Tell whether a web address is encrypted, or of this very machine."""
+    """Return whether a web address uses encryption or points to this machine."""
     try:
         parts = urlsplit(address)
         if parts.scheme != "http":

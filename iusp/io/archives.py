@@ -1,4 +1,4 @@
-"""Archives from outside, unpacked without trust in them."""
+"""Unpack untrusted archives."""
 
 import gzip
 import os
@@ -13,23 +13,23 @@ from iusp.errors import InputError
 from iusp.io.files import is_file_name
 
 BLOCK_BYTES = 2**20
-MEMBER_BYTES = 4096  # of headers and padding, on average at most, for one member
-HEADER_BYTES = 2**16  # in a row, at most
+MEMBER_BYTES = 4096  # largest average size of headers and padding per member
+HEADER_BYTES = 2**16  # largest size of consecutive headers
 
 
 class _BadArchiveError(Exception):
-    """An archive holds what it should not; the message says what."""
+    """An archive contains something that it should not; the message says what."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold at most.
+    """Limits on the content of an archive.
 
     Attributes:
-        suffixes: of the files that are unpacked, in lower case; others are skipped.
-        members: files, folders and whatever else.
-        file_bytes: of one file.
-        total_bytes: of all files.
+        suffixes: suffixes of the files to unpack, in lower case; other files are skipped.
+        members: largest number of members: files, folders and everything else.
+        file_bytes: largest size of one file.
+        total_bytes: largest size of all files together.
     """
 
     suffixes: tuple[str, ...]
@@ -39,12 +39,12 @@ class Limits:
 
 
 class _Bounded(gzip.GzipFile):
-    """A decompressed stream that goes forward only, ends in time, and gives no more than fits into memory.
+    """A decompressed stream that only goes forward and is limited in length and in the size of headers.
 
-    tarfile would take headers of any length and number, and follow one that leads backwards.
+    On its own, tarfile accepts headers of any length and number, and follows headers that point backwards.
 
     Attributes:
-        allowed: bytes that may be read until it is set anew.
+        allowed: number of bytes that may still be read; the caller sets it before each member.
     """
 
     def __init__(self, stream: IO[bytes], limit: int) -> None:
@@ -54,7 +54,7 @@ class _Bounded(gzip.GzipFile):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= self.allowed:
-            raise _BadArchiveError("has a header of an absurd length")
+            raise _BadArchiveError("contains a header that is too long")
         self.allowed -= size
         self._check(self.tell() + size)
         return super().read(size)
@@ -62,7 +62,7 @@ class _Bounded(gzip.GzipFile):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_SET:
             if offset < self.tell():
-                raise _BadArchiveError("leads backwards")
+                raise _BadArchiveError("contains a header that points backwards")
             self._check(offset)
         return super().seek(offset, whence)
 
@@ -72,20 +72,20 @@ class _Bounded(gzip.GzipFile):
 
 
 def unpack(archive: Path, folder: Path, limits: Limits, on_bytes: Callable[[int], None]) -> None:
-    """Unpack the audio files of a .tar.gz into a new folder, side by side, whatever folders they are in.
+    """Unpack the audio files of a .tar.gz into one new, flat folder.
 
-    Only the bytes of regular files and the last part of their names are used: no path, link, mode or owner. The folder
-    gets its name when all is in it and on the disk. Files of other kinds, and hidden ones, are left out.
+    Only the content of regular files and the last part of their paths are used, but no link, mode or owner. Hidden
+    files and files with other suffixes are skipped. The folder gets its final name when all files are on the disk.
 
     Args:
-        archive: to unpack.
-        folder: to make.
-        limits: what is acceptable.
-        on_bytes: called with the compressed bytes done so far, after each file.
+        archive: the archive.
+        folder: folder to create.
+        limits: limits that the archive must keep.
+        on_bytes: function that gets the number of compressed bytes read so far, after each member.
 
     Raises:
-        InputError: the archive is damaged, exceeds a limit, or holds paths that lead elsewhere, links, devices, sparse
-            files, or two files of one name.
+        InputError: the archive is damaged, exceeds a limit, or contains paths that lead out of it, links, devices,
+            sparse files, or two files of the same name.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -95,26 +95,26 @@ def unpack(archive: Path, folder: Path, limits: Limits, on_bytes: Callable[[int]
         with archive.open("rb") as raw, _Bounded(raw, limit) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = total = 0
             while member := tar.next():
-                # tarfile keeps all that it has seen.
+                # tarfile would keep every member in memory.
                 tar.members.clear()  # type: ignore[attr-defined]
                 tar.pax_headers = {}
                 members, total = members + 1, total + member.size
                 if members > limits.members or total > limits.total_bytes:
-                    raise _BadArchiveError(f"holds over {limits.members:,} members or {limits.total_bytes:,} bytes")
+                    raise _BadArchiveError(f"has over {limits.members:,} members or {limits.total_bytes:,} bytes")
                 stream.allowed = member.size
                 _take(tar, member, partial, limits)
                 stream.allowed = HEADER_BYTES
                 on_bytes(raw.tell())
     except _BadArchiveError as error:
         shutil.rmtree(partial)
-        raise InputError(f"{archive}: {error}; it is no archive of SONYC-UST: see where it comes from") from None
+        raise InputError(f"{archive}: {error}, so it is not an archive of SONYC-UST; check its origin") from None
     except Exception as error:
-        # tarfile raises whatever it stumbles over; but a disk that is full is no matter of the archive.
+        # Damaged archives make tarfile raise errors of many types. A full disk is not the archive's fault.
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
         shutil.rmtree(partial)
-        raise InputError(f"{archive}: no readable .tar.gz ({type(error).__name__}); see where it comes from") from None
-    # One flush for thousands of files.
+        raise InputError(f"{archive}: not a readable .tar.gz ({type(error).__name__}); check its origin") from None
+    # One flush to the disk for thousands of files.
     os.sync()
     partial.replace(folder)
 
@@ -123,23 +123,23 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, limits: L
     """Check a member, and write it if it is an audio file."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
-        raise _BadArchiveError(f"has a path that leads elsewhere ({member.name!a:.100})")
+        raise _BadArchiveError(f"contains a path that leads out of it ({member.name!a:.100})")
     if member.isdir():
         return
     if not member.isreg():
-        raise _BadArchiveError(f"holds a link or device ({member.name!a:.100})")
+        raise _BadArchiveError(f"contains a link or device ({member.name!a:.100})")
     if member.issparse():
-        raise _BadArchiveError(f"holds a sparse file ({member.name!a:.100})")
+        raise _BadArchiveError(f"contains a sparse file ({member.name!a:.100})")
     if not 0 <= member.size <= limits.file_bytes:
-        raise _BadArchiveError(f"holds a file of {member.size:,} bytes ({member.name!a:.100})")
+        raise _BadArchiveError(f"contains a file of {member.size:,} bytes ({member.name!a:.100})")
     if path.suffix.lower() not in limits.suffixes or path.name.startswith("."):
         return
     if not is_file_name(path.name):
-        raise _BadArchiveError(f"holds a file whose name is none ({member.name!a:.100})")
+        raise _BadArchiveError(f"contains an invalid file name ({member.name!a:.100})")
     content = tar.extractfile(member)
     assert content is not None
     try:
         with (folder / path.name).open("xb") as stream:
             shutil.copyfileobj(content, stream, BLOCK_BYTES)
     except FileExistsError:
-        raise _BadArchiveError(f"holds two files of one name ({path.name!a:.100})") from None
+        raise _BadArchiveError(f"contains two files of the same name ({path.name!a:.100})") from None

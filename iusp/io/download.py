@@ -1,8 +1,8 @@
-"""Files of known size and MD5 from elsewhere: fetched in parallel, resumed, verified.
+"""Downloads of files with known size and MD5: in parallel, resumed and verified.
 
-What has arrived lies in `<name>.partial`, and a broken connection or a kill costs none of it: the rest is asked for by
-range. A file gets its name when its MD5 is right. Failures that may pass are borne with growing pauses, or with those
-that the server asks for, and not for ever.
+Arriving bytes are written to `<name>.partial`. After a broken connection or a kill, a range request fetches the rest. A
+file gets its final name when its MD5 is correct. Temporary failures are retried a limited number of times, with
+exponential backoff or after the pause that the server asks for.
 """
 
 import hashlib
@@ -31,26 +31,27 @@ from iusp.reporter import Reporter
 CONNECTIONS = 4  # Zenodo is a public service
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 BLOCK_BYTES = 2**18
-FAILURES = 6  # in a row, until there is no more trying
-PROGRESS_BYTES = 8 * 2**20  # a failure after so much that is new begins another row
-DAMAGES = 2  # of one file, each after all of it has arrived
-PAUSE_SECONDS = 1.0  # after the first failure; doubled after each further one
-LONGEST_PAUSE_SECONDS = 300.0  # a server that asks for more is asked no more
+FAILURES = 6  # consecutive failures before giving up
+PROGRESS_BYTES = 8 * 2**20  # so many new bytes reset the count of consecutive failures
+DAMAGES = 2  # complete but wrong downloads of one file before giving up
+PAUSE_SECONDS = 1.0  # pause after the first failure; it doubles after each further one
+LONGEST_PAUSE_SECONDS = 300.0  # give up if a server asks for a longer pause
 POLL_SECONDS = 0.5
 MEGABYTE = 10**6
-LEAST_RATE = 1000  # bytes a second, over READ_SECONDS
-LONGEST_STATED_SECONDS = 10**9  # where urllib3 takes more for this, and by default for six hours
+LEAST_RATE = 1000  # bytes per second, on average over READ_SECONDS
+LONGEST_STATED_SECONDS = 10**9  # urllib3 would otherwise cut a longer Retry-After to six hours
 TASK = "download, MB"
+RESUME = "continue where the download stopped"
 
 Opener = Callable[[str, int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
-"""Opens an address from a byte on; yields the byte that it really begins with (that one, or 0), and blocks."""
+"""Opens an address at a byte offset; yields the offset at which the answer starts (the same, or 0) and the blocks."""
 
 
 class PassingError(Exception):
-    """A failure that may be over soon; the message says which.
+    """A temporary failure, which is worth a retry; the message says what failed.
 
     Attributes:
-        pause: seconds that the server asks to wait, if it does.
+        pause: number of seconds that the server asks to wait; None if it asks for no pause.
     """
 
     def __init__(self, message: str, pause: float | None = None) -> None:
@@ -59,18 +60,18 @@ class PassingError(Exception):
 
 
 class DamagedError(PassingError):
-    """All of a file has arrived, or more, and it isn't what was stated."""
+    """A complete file has arrived, but with a wrong size or MD5."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file elsewhere.
+    """A file to download.
 
     Attributes:
-        name: path below the folder that it is fetched into; trusted.
-        address: where it is, without secrets.
-        size: bytes.
-        md5: of its content, in hexadecimal.
+        name: path below the target folder; trusted.
+        address: address of the file, without credentials.
+        size: number of bytes.
+        md5: MD5 of the content, in hexadecimal.
     """
 
     name: str
@@ -79,51 +80,57 @@ class RemoteFile:
     md5: str
 
 
-class _Patience:
-    """Bears failures of one address, until there are too many."""
+class _Retries:
+    """Counts the failures of one address and waits after each, until there are too many."""
 
     def __init__(self, address: str, stop: Event) -> None:
         self._address, self._stop = address, stop
-        self._in_a_row = self._damages = 0
+        self._consecutive = self._damages = 0
 
-    def bear(self, error: PassingError, gained: int = 0) -> None:
-        """Wait after a failure; `gained` bytes are here that were not before it.
+    def wait(self, error: PassingError, gained: int = 0) -> None:
+        """Wait after a failure, or give up.
+
+        Args:
+            error: the failure.
+            gained: number of bytes that arrived before it.
 
         Raises:
-            InputError: it is one too many, or the server asks for too long a pause.
+            InputError: there were too many failures, or the server asks for too long a pause.
         """
-        self._in_a_row = 1 if gained >= PROGRESS_BYTES else self._in_a_row + 1
+        self._consecutive = 1 if gained >= PROGRESS_BYTES else self._consecutive + 1
         self._damages += isinstance(error, DamagedError)
         if self._damages == DAMAGES:
-            raise InputError(f"{self._address}: {error}, {DAMAGES} times; its server holds another file: see to that")
-        if self._in_a_row == FAILURES:
-            raise InputError(f"{self._address}: {error}, {FAILURES} times in a row; run again: all that came is kept")
-        pause = min(PAUSE_SECONDS * 2 ** (self._in_a_row - 1), LONGEST_PAUSE_SECONDS)
+            raise InputError(
+                f"{self._address}: {error}, {DAMAGES} times: the server sends a different file; use another mirror"
+            )
+        if self._consecutive == FAILURES:
+            raise InputError(f"{self._address}: {error}, {FAILURES} times in a row; run again to {RESUME}")
+        pause = min(PAUSE_SECONDS * 2 ** (self._consecutive - 1), LONGEST_PAUSE_SECONDS)
         if error.pause is not None:
             pause = error.pause
         if pause > LONGEST_PAUSE_SECONDS:
             minutes = -(-int(pause) // 60)
-            raise InputError(f"{self._address}: {error} and asks to wait; run again in {minutes} minutes: all is kept")
+            raise InputError(f"{self._address}: {error} and asks to wait; run again in {minutes} minutes to {RESUME}")
         self._stop.wait(pause)
 
 
 def missing_bytes(files: Sequence[RemoteFile], folder: Path) -> int:
-    """Return how many bytes have yet to arrive."""
+    """Return the number of bytes that are still to be downloaded."""
     return sum(file.size for file in files) - sum(_arrived(file, folder) for file in files)
 
 
 def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title: str, reporter: Reporter) -> None:
-    """Fetch files into a folder, but for what is there of an earlier call.
+    """Download files into a folder, except those parts that an earlier call downloaded.
 
     Args:
-        files: with the same contents as in every earlier call for the folder.
-        open_address: opens their addresses.
-        folder: where to.
-        title: of it all, for people.
-        reporter: told of the title, then of megabytes, twice a second.
+        files: the files; their content is the same as in every earlier call for this folder.
+        open_address: function that opens their addresses.
+        folder: target folder.
+        title: name of the whole download, for people.
+        reporter: receives the title, and twice per second the number of megabytes.
 
     Raises:
-        InputError: a server refuses, fails too often, or holds another file.
+        InputError: a server refuses, fails too often, or sends a different file.
     """
     total = -(-sum(file.size for file in files) // MEGABYTE)
     stop = Event()
@@ -147,17 +154,17 @@ def fetch(files: Sequence[RemoteFile], open_address: Opener, folder: Path, title
 
 
 def read(address: str, open_address: Opener, limit: int) -> bytes:
-    """Return a small file.
+    """Return the content of a small file.
 
     Args:
-        address: where it is.
-        open_address: opens it.
-        limit: bytes that it may have.
+        address: address of the file.
+        open_address: function that opens the address.
+        limit: largest number of bytes.
 
     Raises:
-        InputError: the server refuses or fails too often, or the file is larger.
+        InputError: the server refuses or fails too often, or the file is larger than `limit`.
     """
-    patience = _Patience(address, Event())
+    retries = _Retries(address, Event())
     while True:
         try:
             content = bytearray()
@@ -165,10 +172,12 @@ def read(address: str, open_address: Opener, limit: int) -> bytes:
                 for block in blocks:
                     content += block
                     if len(content) > limit:
-                        raise InputError(f"{address}: larger than {limit:,} bytes, so not what it should be; see to it")
+                        raise InputError(
+                            f"{address}: larger than {limit:,} bytes, so it is the wrong file; correct the address"
+                        )
             return bytes(content)
         except PassingError as error:
-            patience.bear(error)
+            retries.wait(error)
 
 
 @contextmanager
@@ -176,7 +185,7 @@ def open_file(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
     """Open a file of this machine; see `Opener`.
 
     Raises:
-        InputError: there is no such file.
+        InputError: the file does not exist.
     """
     if not Path(address).is_file():
         raise InputError(f"{address}: no such file; correct the folder")
@@ -189,46 +198,45 @@ def open_file(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
 def open_http(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Open an https:// address; see `Opener`.
 
-    Proxies, certificates and credentials are those that requests finds (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
+    The requests library finds proxies, certificates and credentials (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
 
     Raises:
-        InputError: the server refuses, its certificate isn't trusted, it leads to an address that isn't encrypted or
-            valid, or in circles; or the proxy cannot be used.
+        InputError: the server refuses, its certificate is not trusted, it redirects in circles or to an address that is
+            invalid or not encrypted, or the proxy cannot be used.
         PassingError: anything else goes wrong, also while the blocks are read.
     """
-    # Bytes are to be counted and verified as they are stored.
+    # Size and MD5 are those of the stored bytes, so the server must not compress them.
     headers = {"User-Agent": "iusp", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
         with requests.Session() as session:
-            # Also what a server leads to must be encrypted.
+            # Only encrypted addresses are allowed, also after a redirect.
             session.adapters.clear()
             session.mount(_trusted(address), HTTPAdapter())
             timeouts = CONNECT_SECONDS, READ_SECONDS
             with session.get(address, headers=headers, stream=True, timeout=timeouts) as response:
-                # What has come is passed on at once, so that it is kept when no more comes.
-                some = partial(response.raw.read1, BLOCK_BYTES, decode_content=False)
-                yield _begin(response, address, start), _flowing(iter(some, b""))
+                # read1 returns the bytes that have arrived without waiting for a full block, so none are lost.
+                read_block = partial(response.raw.read1, BLOCK_BYTES, decode_content=False)
+                yield _begin(response, address, start), _flowing(iter(read_block, b""))
     except InvalidSchema as error:
         if str(error).startswith("Missing dependencies"):
             raise InputError(
-                f"{address}: the proxy in HTTPS_PROXY or ALL_PROXY is a SOCKS proxy; name an http:// one, or pip "
+                f"{address}: the proxy in HTTPS_PROXY or ALL_PROXY is a SOCKS proxy; set an http:// proxy, or pip "
                 "install pysocks"
             ) from None
-        raise InputError(f"{address}: leads to an address that is not encrypted; use another one") from None
+        raise InputError(f"{address}: redirects to an address that is not encrypted; use another address") from None
     except TooManyRedirects:
-        raise InputError(f"{address}: leads from one address to the next, without end; use another one") from None
+        raise InputError(f"{address}: redirects without end; use another address") from None
     except ValueError:  # of requests, urllib3 and urllib
         raise InputError(
-            f"{address}: this, what it leads to, or the proxy in HTTPS_PROXY or ALL_PROXY is no valid address; "
-            "correct it"
+            f"{address}: this address, its redirect, or the proxy in HTTPS_PROXY or ALL_PROXY is not valid; correct it"
         ) from None
     except (RequestException, HTTPError) as error:
         if _is_mistrust(error):
             raise InputError(
-                f"{address}: the server's certificate is not trusted; if it is right, name its authority's in "
-                "REQUESTS_CA_BUNDLE"
+                f"{address}: the server's certificate is not trusted; if the server is the right one, set "
+                "REQUESTS_CA_BUNDLE to the certificate of its authority"
             ) from None
         unreachable = isinstance(error, requests.ConnectionError)
         reason = "the server cannot be reached" if unreachable else "the connection stalled or broke off"
@@ -236,7 +244,7 @@ def open_http(address: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
 
 
 def _flowing(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass blocks on, unless they drip: a byte now and then never trips the time-out of a read."""
+    """Pass blocks on, and fail if they arrive too slowly: single bytes would never exceed the read time-out."""
     began, size = time.monotonic(), 0
     for block in blocks:
         yield block
@@ -244,18 +252,18 @@ def _flowing(blocks: Iterator[bytes]) -> Iterator[bytes]:
         seconds = time.monotonic() - began
         if seconds > READ_SECONDS:
             if size < LEAST_RATE * seconds:
-                raise PassingError(f"less than {LEAST_RATE / 1000:g} kB arrive a second")
+                raise PassingError(f"less than {LEAST_RATE / 1000:g} kB per second arrive")
             began, size = time.monotonic(), 0
 
 
 def _trusted(address: str) -> str:
-    """Return how all addresses begin that may be asked for one: encrypted, or of this very machine as that one is."""
+    """Return the prefix of all addresses that may be requested: encrypted ones, or the same server on this machine."""
     parts = urlsplit(address)
     return f"http://{parts.netloc}/" if parts.scheme == "http" and is_secure(address) else "https://"
 
 
 def _is_mistrust(error: BaseException | None) -> bool:
-    """Tell whether a certificate's verification is among an error's causes."""
+    """Return whether an error was caused by the verification of a certificate."""
     while error:
         if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
             return True
@@ -264,10 +272,10 @@ def _is_mistrust(error: BaseException | None) -> bool:
 
 
 def _begin(response: requests.Response, address: str, start: int) -> int:
-    """Return the byte that an answer begins with, or raise what its status means."""
+    """Return the byte offset at which an answer starts, or raise the error that its status means."""
     status = response.status_code
     if status == 416:
-        raise DamagedError("the server has fewer bytes than were stated")
+        raise DamagedError("the server has fewer bytes than the record states")
     if status in (408, 429) or status >= 500:
         raise PassingError(f"the server answers {status}", _retry_after(response.headers.get("Retry-After")))
     if status not in (200, 206):
@@ -275,12 +283,12 @@ def _begin(response: requests.Response, address: str, start: int) -> int:
     if status == 200:
         return 0
     if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        raise PassingError("the server sends other bytes than were asked for")
+        raise PassingError("the server sends a different range than requested")
     return start
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that a header's number or date stands for."""
+    """Return the number of seconds that a Retry-After header asks for, as a number or a date."""
     try:
         return value if value is None else Retry(retry_after_max=LONGEST_STATED_SECONDS).parse_retry_after(value)
     except (InvalidHeader, ValueError, OverflowError):
@@ -307,11 +315,11 @@ def _size(path: Path) -> int:
 
 
 def _fetch(file: RemoteFile, open_address: Opener, folder: Path, stop: Event) -> None:
-    """Fetch one file; return early when the others are to stop."""
+    """Download one file; return early if `stop` is set because another download failed."""
     target = folder / file.name
     partial = _partial(target)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    patience = _Patience(file.address, stop)
+    retries = _Retries(file.address, stop)
     while not stop.is_set():
         before = _size(partial)
         try:
@@ -323,7 +331,7 @@ def _fetch(file: RemoteFile, open_address: Opener, folder: Path, stop: Event) ->
         except PassingError as error:
             if isinstance(error, DamagedError):
                 partial.unlink(missing_ok=True)
-            patience.bear(error, _size(partial) - before)
+            retries.wait(error, _size(partial) - before)
 
 
 def _continue(file: RemoteFile, open_address: Opener, partial: Path, stop: Event) -> None:
@@ -331,12 +339,12 @@ def _continue(file: RemoteFile, open_address: Opener, partial: Path, stop: Event
     if start == file.size and partial.exists():
         return
     with open_address(file.address, start) as (size, blocks), partial.open("ab") as stream:
-        # A server that knows no ranges begins anew.
+        # A server that does not support ranges starts from the first byte.
         stream.truncate(size)
         for block in blocks:
             size += len(block)
             if size > file.size:
-                raise DamagedError(f"more than the stated {file.size:,} bytes arrive")
+                raise DamagedError(f"more than the stated {file.size:,} bytes arrived")
             stream.write(block)
             if stop.is_set():
                 return
@@ -349,4 +357,4 @@ def _verify(file: RemoteFile, partial: Path) -> None:
         os.fsync(stream.fileno())
         md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 != file.md5:
-        raise DamagedError("what arrived does not have the stated MD5")
+        raise DamagedError("the file does not have the stated MD5")

@@ -1,7 +1,6 @@
-"""Writing files so that a half-written one never looks whole, and naming contents by their digest."""
+"""Files: written so that a half-written file never looks complete, copied, locked and digested."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -13,12 +12,13 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import yaml
+from filelock import lock_descriptor
 
 from iusp.errors import InputError
 from iusp.io.text import one_line
 
-LONGEST_NAME = 200  # bytes; file systems allow 255, temporary names are longer
-
+LONGEST_NAME = 200  # bytes; file systems allow 255, and temporary names are longer than the file's own
+BLOCK_BYTES = 2**20
 YAML_LIMIT = 2**20  # characters
 
 
@@ -29,10 +29,10 @@ def atomic(path: Path) -> Iterator[Path]:
     An exception (or a kill) leaves `path` as it was.
 
     Raises:
-        InputError: there is something else than a file, such as a folder or a device.
+        InputError: `path` exists and is not a file, but for example a folder or a device.
     """
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no regular file; name another one to write")
+        raise InputError(f"{path}: not a regular file; choose another path to write to")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -49,12 +49,16 @@ def atomic(path: Path) -> Iterator[Path]:
 def work_folder(output: Path, key: str) -> Iterator[Path]:
     """Yield a folder beside `output` to work in; on success it becomes `output`.
 
-    The folder outlives a kill and is found again by the next run with the same `key` (a digest of everything that
-    shapes the output), so finished parts need not be made twice. Work under another key is removed. It lies outside
-    `output` because DVC deletes a stage's outputs before it runs the stage.
+    The folder survives a kill. The next run with the same `key` finds it again and does not repeat its finished parts;
+    folders of other keys are removed. The folder lies outside `output` because DVC deletes the outputs of a stage
+    before it runs the stage.
 
-    IUSP_WORK names another place for such folders, by IUSP_EXECUTION: on a cluster, what lies beside the output is lost
-    with the pod. Other pods work there too, so nothing of another key is removed.
+    On a cluster, a folder beside the output is lost with its pod. The environment variable IUSP_WORK therefore names
+    another place, and IUSP_EXECUTION a folder in it. Other pods work in the same place, so folders of other keys stay.
+
+    Args:
+        output: folder that the work becomes.
+        key: digest of everything that shapes the output.
 
     Raises:
         InputError: another process works on the same output.
@@ -64,11 +68,11 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
     folder = parent / f".{output.name}.work-{key[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:
-        locks.enter_context(_alone(folder))
+        locks.enter_context(_locked(folder))
         if not elsewhere:
             for stale in parent.glob(f".{output.name}.work-*"):
                 if stale != folder:
-                    locks.enter_context(_alone(stale))
+                    locks.enter_context(_locked(stale))
                     shutil.rmtree(stale)
         for leftover in folder.rglob(".*.part"):
             leftover.unlink()
@@ -80,7 +84,7 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
             arriving = output.with_name(f".{output.name}.part")
             shutil.rmtree(arriving, ignore_errors=True)
             shutil.copytree(folder, arriving)
-        # Moved aside first: a kill amid the removal would leave half of it, under its name.
+        # The old output is moved aside first: a kill during its removal would leave half of it under its name.
         replaced = output.with_name(f".{output.name}.work-replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         if output.exists():
@@ -93,15 +97,15 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
 
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Keep other processes off an output, also those that work elsewhere and only bring it there.
+    """Keep other processes away from an output, including those whose work folder is in another place.
 
     Raises:
-        InputError: another process is at it.
+        InputError: another process works on the same output.
     """
     lock = output.with_name(f".{output.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
-    with _alone(lock):
+    with _locked(lock):
         try:
             yield
         finally:
@@ -110,7 +114,7 @@ def alone(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Say in the error what could not be written: of a full disk, the system doesn't."""
+    """Add the path to the error of a full disk, which the operating system reports without it."""
     try:
         yield
     except OSError as error:
@@ -120,22 +124,24 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes off a file or folder; the lock ends with the process, however that ends."""
-    busy = InputError(f"{path}: another run of this step is at work there; run again when it has ended")
+def _locked(path: Path) -> Iterator[None]:
+    """Lock an existing file or folder against other processes; the lock ends with this process, even if it is killed.
+
+    The file or folder itself is locked, because `filelock.FileLock` would leave a lock file beside every output.
+    """
+    busy = InputError(f"{path}: another run of this step is using it; run again when that run has ended")
     try:
-        # NFS locks only what may be written.
+        # NFS locks only files that are open for writing.
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except FileNotFoundError:  # the other run has just ended
         raise busy from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        except OSError:
-            pass  # a file system without locks
-        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            is_free = lock_descriptor(descriptor, blocking=False)
+        except OSError:  # a file system without locks
+            is_free = True
+        # Between opening and locking, the other run may have ended and renamed or removed the file or folder.
+        if not is_free or not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise busy
         yield
     finally:
@@ -148,15 +154,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def copy(source: Path, target: Path) -> str:
+    """Copy a file atomically and return its SHA-256, in one pass and in bounded memory."""
+    checksum = hashlib.sha256()
+    with atomic(target) as temporary, source.open("rb") as reader, temporary.open("wb") as writer:
+        while block := reader.read(BLOCK_BYTES):
+            checksum.update(block)
+            writer.write(block)
+    return checksum.hexdigest()
+
+
 class Hashed(io.BufferedWriter):
-    """A file to write, with the SHA-256 of what was written into it."""
+    """A file that is open for writing and computes the SHA-256 of what is written."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"))
         self.sha256 = hashlib.sha256()
 
     def write(self, content: Any) -> int:
-        """Write and digest bytes."""
+        """Write bytes and add them to the digest."""
         self.sha256.update(content)
         return super().write(content)
 
@@ -167,7 +183,7 @@ def digest(value: Any) -> str:
 
 
 def digest_each(values: Iterable[Any]) -> str:
-    """Return the SHA-256 of many JSON-serialisable values in canonical form, a line each, in bounded memory."""
+    """Return the SHA-256 of many JSON-serialisable values, one per line in canonical form, in bounded memory."""
     checksum = hashlib.sha256()
     for value in values:
         checksum.update(f"{_canonical(value)}\n".encode())
@@ -189,11 +205,11 @@ def read_json(path: Path, *keys: str, form: Any = None) -> Any:
 
     Args:
         path: the file.
-        keys: that must be there.
-        form: a type that says what else must be there (pydantic checks it); what it does not name may be, too.
+        keys: keys that the object must have.
+        form: pydantic type that the object must match; further keys are allowed.
 
     Raises:
-        InputError: the file is missing, is not JSON, lacks one of `keys` or is not of the form.
+        InputError: the file is missing, is not JSON, lacks one of `keys` or does not match `form`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
@@ -209,43 +225,41 @@ def read_json(path: Path, *keys: str, form: Any = None) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand once: PyYAML lets the last one win."""
+    """A YAML loader that refuses duplicate keys; PyYAML itself silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode):  # others cannot be keys, which PyYAML says itself
+            if isinstance(key_node, yaml.ScalarNode):  # for other keys, PyYAML itself raises an error
                 key = self.construct_object(key_node)
                 if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key} is there twice", key_node.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str) -> Any:
-    """Read a YAML document of plain values; a key that is there twice is an error.
+    """Read a YAML document of plain values.
 
     Raises:
-        ValueError: it is none; the message is one line.
+        ValueError: the text is not valid YAML or has a duplicate key; the message is one line.
     """
-    if len(text) > YAML_LIMIT:  # PyYAML takes seconds for each million
+    if len(text) > YAML_LIMIT:  # PyYAML needs seconds per million characters
         raise ValueError(f"{len(text):,} characters long, more than {YAML_LIMIT:,}")
     try:
         return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid number or date
         raise ValueError(one_line(error)) from None
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _check_form(value: Any, form: Any) -> None:
-    from pydantic import TypeAdapter, ValidationError  # takes its time to be imported
+    from pydantic import TypeAdapter, ValidationError  # slow to import
 
     try:
         TypeAdapter(form).validate_python(value, strict=True)
@@ -255,7 +269,7 @@ def _check_form(value: Any, form: Any) -> None:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a name from outside is a plain file's name: no path, on any system, and printable."""
+    """Return whether an untrusted name is a plain file name on every operating system: printable and not a path."""
     return (
         PureWindowsPath(name).name == name  # splits at / as well
         and name not in ("", "..")
@@ -265,6 +279,6 @@ def is_file_name(name: str) -> bool:
 
 
 def code_digest() -> str:
-    """Return the SHA-256 of this package's Python sources: work that another version began is not resumed."""
+    """Return the SHA-256 of this package's Python sources, so that no run resumes the work of another version."""
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()

@@ -1,15 +1,15 @@
-"""Memory that is used again."""
+"""Memory allocation settings."""
 
 import ctypes
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed.
+    """Make glibc keep freed memory for reuse.
 
-    It hands large arrays back to the kernel and has them faulted in again at the next step, which takes up to half of a
-    small network's step or of a clip's features. Other C libraries have no such switch.
+    By default, glibc returns large arrays to the kernel. The page faults of the next allocation then take up to half of
+    the time of a small network's training step or of a clip's features. Other C libraries have no such setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest that it takes
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest allowed value
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD

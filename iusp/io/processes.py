@@ -1,4 +1,4 @@
-"""Processes that share the work of a step."""
+"""Worker processes that share the work of a step."""
 
 import os
 import threading
@@ -8,25 +8,25 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-JOBS_PER_WORKER = 2  # submitted and not yet collected
+JOBS_PER_WORKER = 2  # jobs that are submitted and whose results are not collected yet
 Result = TypeVar("Result")
 
 
 def worker_pool(
     workers: int, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes (no threads or locks are inherited) that end with this one, even if killed.
+    """Return a pool of spawned processes, which inherit no locks and end when this process ends or is killed.
 
     Args:
-        workers: at most.
-        initializer: called in each process first.
-        arguments: its arguments.
+        workers: largest number of processes.
+        initializer: function that each process calls first.
+        arguments: arguments of `initializer`.
     """
     return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (initializer, arguments))
 
 
 def in_order(pool: ProcessPoolExecutor, jobs: Iterable[Callable[[], Result]], workers: int) -> Iterator[Result]:
-    """Yield the jobs' results in order; only a few jobs for each worker exist at a time, which bounds the memory."""
+    """Yield the results of jobs in order; only a few jobs per worker exist at a time, which bounds the memory."""
     pending: deque[Future[Result]] = deque()
     for job in jobs:
         pending.append(pool.submit(job))
@@ -37,7 +37,7 @@ def in_order(pool: ProcessPoolExecutor, jobs: Iterable[Callable[[], Result]], wo
 
 
 def _begin(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-    # Workers of a killed process would wait for work for ever.
+    # Without this thread, the workers of a killed process would wait for work forever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer:
         initializer(*arguments)

@@ -1,7 +1,7 @@
 """Objects in an S3 bucket. Only this module imports boto3.
 
-A folder of them is listed, then fetched in parallel, verified and resumed. A small one is read and written whole, and
-written only where nobody else has written meanwhile, if the server knows conditional writes.
+A folder of objects is listed, then downloaded in parallel, verified and resumed. Small objects are read and written
+as a whole. On servers with conditional writes, a write never replaces the concurrent write of another client.
 """
 
 import base64
@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from boto3.session import Session
 from botocore.config import Config
@@ -45,56 +45,56 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 THREADS = 16
-QUEUED = 4 * THREADS  # objects that wait for a thread; all at once would take memory for each
-PAGE_OBJECTS = 1000  # of a listing; S3 gives no more at once
-REQUESTS = 4  # of one kind, until an answer comes that is no passing failure
-DOWNLOADS = 4  # of one object, until it arrives whole
+QUEUED = 4 * THREADS  # objects that wait for a thread, which bounds the memory
+PAGE_OBJECTS = 1000  # largest number of objects per page of a listing in S3
+REQUESTS = 4  # attempts of one request before a temporary failure becomes an error
+DOWNLOADS = 4  # attempts to download one object completely
 CONNECT_SECONDS, READ_SECONDS = 5, 30
-PAUSE_SECONDS = 0.5  # before the second download of an object; doubled before each further one
+PAUSE_SECONDS = 0.5  # pause before the second download of an object; it doubles before each further one
 BLOCK_BYTES = 2**18
-MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag of another form is none: of a multipart upload, for instance
+MD5 = re.compile(r"[0-9a-f]{32}")  # ETags of another form are no MD5, for example those of multipart uploads
 
-CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or whatever else boto3 takes them from"
-KEPT = "run again: what was done is kept"
-REFUSALS = {  # by the code of S3's answer
+CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another place where boto3 finds credentials"
+KEPT = "run again to continue where it stopped"
+REFUSALS = {  # by the error code of S3
     "NoSuchBucket": "there is no such bucket; correct the address, or AWS_ENDPOINT_URL",
     "InvalidAccessKeyId": f"the server does not know the access key; check {CREDENTIALS}",
     "SignatureDoesNotMatch": f"the server refuses the secret key; check {CREDENTIALS}",
     "ExpiredToken": "the credentials have expired; renew them",
     "InvalidToken": "the server refuses the session token; check AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
-    "PreconditionFailed": "it was changed while it was fetched; run again when nobody writes there",
-    "NoSuchKey": "it was deleted while the folder was fetched; run again when nobody writes there",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; correct it",
+    "PreconditionFailed": "it was changed during the download; run again when nobody writes there",
+    "NoSuchKey": "it was deleted during the download; run again when nobody writes there",
     "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION",
 }
-STATUSES = {  # where the code says nothing
-    403: f"access is denied; check {CREDENTIALS}, and what they may do in the bucket",
+STATUSES = {  # by the HTTP status, if there is no known error code
+    403: f"access is denied; check {CREDENTIALS}, and their permissions in the bucket",
     412: REFUSALS["PreconditionFailed"],
 }
 
 
-NOT_ALONE = ("PreconditionFailed", "ConditionalRequestConflict")  # codes for: somebody else has written
+CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")  # error codes after a concurrent write
 
 T = TypeVar("T")
 
 
 class BrokenDownloadError(Exception):
-    """An object did not arrive as it was sent; the message says why."""
+    """An object arrived incomplete or damaged; the message says why."""
 
 
 class UnavailableError(InputError):
-    """The server cannot be reached, or fails for now: it has said nothing against what is already here."""
+    """The server cannot be reached or fails temporarily, so earlier downloads stay valid."""
 
 
 @dataclass(frozen=True)
 class Object:
-    """What a listing says of an object.
+    """An object as a listing describes it.
 
     Attributes:
-        name: its key from the folder on.
-        size: bytes.
-        etag: changes with its content; without quotes.
+        name: key of the object relative to the folder.
+        size: number of bytes.
+        etag: ETag without quotes; it changes with the content.
     """
 
     name: str
@@ -104,12 +104,12 @@ class Object:
 
 @dataclass(frozen=True)
 class Folder:
-    """The objects below a prefix, by name, as they were when they were listed.
+    """The objects below a prefix at the time of the listing; it is also a source of recordings.
 
     Attributes:
-        client: that listed them.
-        uri: `s3://bucket/prefix`.
-        objects: at least one.
+        client: client that listed the objects.
+        uri: address of the folder, `s3://bucket/prefix`.
+        objects: the objects, sorted by name; at least one.
     """
 
     client: "S3Client"
@@ -117,12 +117,12 @@ class Folder:
     objects: tuple[Object, ...]
 
     @property
-    def identity(self) -> list[Any]:
-        """What changes with the content of any object, as JSON."""
+    def identity(self) -> list[object]:
+        """Name, size and ETag of every object."""
         return [[entry.name, entry.size, entry.etag] for entry in self.objects]
 
     def fetch(self, folder: Path, reporter: Reporter) -> Path:
-        """Fetch the objects into a folder, but for those that an earlier call for the same objects fetched.
+        """Download the objects into a folder, except those that an earlier call for the same objects downloaded.
 
         A file gets its name when it is complete, on the disk and verified: by its size, and by the checksum that
         S3 has of it or else by its ETag, if that is an MD5. A kill costs the objects under way, one for each thread.
@@ -159,14 +159,14 @@ class Folder:
 
 
 def connect(uri: str, verifying: bool = True) -> "S3Client":
-    """Return a client, for several threads and any address, with boto3's own credentials and AWS_ENDPOINT_URL.
+    """Return a client for all addresses and threads; boto3 finds the credentials and AWS_ENDPOINT_URL.
 
     Args:
-        uri: says in a message what it is for.
-        verifying: what is downloaded against the checksums that the server sends.
+        uri: address to name in an error message.
+        verifying: whether to verify downloads with the checksums that the server sends.
 
     Raises:
-        InputError: boto3's settings are wrong.
+        InputError: the settings of boto3 are wrong.
     """
     config = Config(
         response_checksum_validation="when_supported" if verifying else "when_required",
@@ -183,13 +183,13 @@ def list_folder(client: "S3Client", uri: str, wanted: Callable[[str], bool], wha
     """List the objects below a prefix.
 
     Args:
-        client: of the server.
-        uri: `s3://bucket/prefix`, or `s3://bucket`.
-        wanted: tells by an object's name, its key after `prefix/`, whether it is part of the folder.
-        what: says in a message what there should be.
+        client: client of the server.
+        uri: address of the folder, `s3://bucket/prefix` or `s3://bucket`.
+        wanted: function that decides by an object's name, its key after `prefix/`, whether it is part of the folder.
+        what: expected content, to name in an error message.
 
     Raises:
-        InputError: the server cannot be reached or refuses; nothing there is wanted; or names cannot be those of files.
+        InputError: the server cannot be reached or refuses, no object is wanted, or names are not valid file names.
     """
     bucket, prefix = _split(uri)
     objects = []
@@ -198,25 +198,25 @@ def list_folder(client: "S3Client", uri: str, wanted: Callable[[str], bool], wha
         for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": PAGE_OBJECTS}):
             for entry in page.get("Contents", ()):
                 name = entry["Key"].removeprefix(prefix)
-                # A key that ends in / stands for a folder that somebody made in a console.
+                # A key that ends in / is a folder that was created in a web console.
                 if wanted(name) and not name.endswith("/"):
                     objects.append(Object(name, entry["Size"], entry["ETag"].strip('"')))
     if not objects:
-        raise InputError(f"{uri}: there is no {what}; correct the address")
+        raise InputError(f"{uri}: contains no {what}; correct the address")
     _check_names(uri, [entry.name for entry in objects])
     return Folder(client, uri, tuple(sorted(objects, key=lambda entry: entry.name)))
 
 
 def read(client: "S3Client", uri: str, limit: int) -> tuple[bytes, str] | None:
-    """Return a small object's content and its ETag, or None where there is none.
+    """Return content and ETag of a small object, or None if there is no such object.
 
     Args:
-        client: of the server.
-        uri: `s3://bucket/key`.
-        limit: bytes that it may have.
+        client: client of the server.
+        uri: address of the object, `s3://bucket/key`.
+        limit: largest number of bytes.
 
     Raises:
-        InputError: the server cannot be reached or refuses; the object is larger, or does not arrive whole.
+        InputError: the server cannot be reached or refuses, the object is larger than `limit`, or the download breaks.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with _readable(uri):
@@ -230,13 +230,13 @@ def read(client: "S3Client", uri: str, limit: int) -> tuple[bytes, str] | None:
 
 @contextmanager
 def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Open an object from a byte on; see `iusp.io.download.Opener`.
+    """Open an object at a byte offset; see `iusp.io.download.Opener`.
 
-    The checksum that S3 has is verified of a whole object; none is of a part.
+    A whole object is verified with the checksum of S3; a part cannot be verified.
 
     Args:
-        uri: `s3://bucket/key`.
-        start: byte to begin with.
+        uri: address of the object, `s3://bucket/key`.
+        start: byte offset.
 
     Raises:
         InputError: the server refuses.
@@ -245,12 +245,12 @@ def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
         with _readable(uri):
-            # Some servers send the whole object's checksum with a part; and an empty object has no ranges.
+            # Some servers send the checksum of the whole object with a part. An empty object has no ranges.
             get = partial(connect(uri, verifying=not start).get_object, Bucket=bucket, Key=key)
             response = get(Range=f"bytes={start}-") if start else get()
     except UnavailableError:
-        raise PassingError("the server cannot be reached, or fails") from None
-    # Not the status: rclone sends a part with 200.
+        raise PassingError("the server cannot be reached or fails") from None
+    # The status does not tell: rclone sends a part with status 200.
     begin = start if response.get("ContentRange", "").startswith(f"bytes {start}-") else 0
     try:
         with closing(response["Body"]) as body, _unbroken():
@@ -260,16 +260,18 @@ def open_object(uri: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 
 
 def write(client: "S3Client", uri: str, content: bytes, replaced: str | None) -> bool:
-    """Write a small object, with its SHA-256 for the server to check, unless somebody else has written it meanwhile.
+    """Write a small object, unless another client has written it since it was read.
+
+    The request contains the SHA-256 of the content, which the server checks.
 
     Args:
-        client: of the server.
-        uri: `s3://bucket/key`.
-        content: all of it.
-        replaced: ETag of what it replaces; None to write where there is nothing.
+        client: client of the server.
+        uri: address of the object, `s3://bucket/key`.
+        content: content to write.
+        replaced: ETag of the object to replace; None if there must be no such object.
 
     Returns:
-        Whether it was written. A server that knows no conditional writes (`rclone serve s3`) always writes.
+        Whether the object was written. A server without conditional writes (`rclone serve s3`) always writes.
 
     Raises:
         InputError: the server cannot be reached or refuses.
@@ -280,18 +282,18 @@ def write(client: "S3Client", uri: str, content: bytes, replaced: str | None) ->
 
 
 def upload(client: "S3Client", folder: Path, uri: str, reporter: Reporter) -> None:
-    """Write the small files of a folder below a prefix, and read each back: not every server checks what it gets.
+    """Write the small files of a flat folder below a prefix.
 
-    What is there already stays: the same content is as good, and other content is never written over.
+    Each file is read back, because not every server verifies checksums. Existing objects are never replaced.
 
     Args:
-        client: of the server.
-        folder: flat.
-        uri: `s3://bucket/prefix`.
-        reporter: told of every file.
+        client: client of the server.
+        folder: folder without subfolders.
+        uri: address of the target, `s3://bucket/prefix`.
+        reporter: receives the progress, file by file.
 
     Raises:
-        InputError: the server cannot be reached or refuses, or something else is there.
+        InputError: the server cannot be reached or refuses, or an object with other content exists.
     """
     bucket, prefix = _split(uri)
     paths = sorted(folder.iterdir())
@@ -300,7 +302,7 @@ def upload(client: "S3Client", folder: Path, uri: str, reporter: Reporter) -> No
         with _readable(f"s3://{bucket}/{key}"):
             _put(client, bucket, key, content, None)
             if _again(partial(_content, client, bucket, key, len(content)))[0] != content:
-                raise InputError(f"s3://{bucket}/{key}: there is something else; delete it, and run again")
+                raise InputError(f"s3://{bucket}/{key}: exists with other content; delete it and run again")
         reporter.progress("upload", done + 1, len(paths))
 
 
@@ -313,23 +315,23 @@ def _put(client: "S3Client", bucket: str, key: str, content: bytes, replaced: st
         else:
             put(IfMatch=replaced)
     except ClientError as error:
-        if _answer(error)[1] not in NOT_ALONE:
+        if _answer(error)[1] not in CONFLICTS:
             raise
         return False
     return True
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Return the bucket and the prefix, which is empty or ends in `/`."""
+    """Split an address into the bucket and the prefix, which is empty or ends in `/`."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     prefix = prefix.rstrip("/")
     return bucket, prefix and f"{prefix}/"
 
 
 def _check_names(uri: str, names: Sequence[str]) -> None:
-    """Refuse names that would leave the folder, or be the same file's on some system."""
+    """Refuse names that would leave the folder or that some operating systems would give to the same file."""
     bad = [name for name in names if not all(files.is_file_name(part) for part in name.split("/"))]
-    # Some file systems know no case, and one way of writing an accent.
+    # Some file systems ignore case, and store accented letters in one Unicode form only.
     same = Counter(unicodedata.normalize("NFC", name).casefold() for name in names)
     bad += [name for name in names if same[unicodedata.normalize("NFC", name).casefold()] > 1]
     folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
@@ -340,7 +342,7 @@ def _check_names(uri: str, names: Sequence[str]) -> None:
 
 
 def _in_threads(fetch: Callable[[Object], bool], objects: Sequence[Object]) -> Iterator[bool]:
-    """Yield the results as they come; the first failure ends it all."""
+    """Call a function for many objects in parallel; yield results as they arrive, and stop at the first failure."""
     pool = ThreadPoolExecutor(THREADS)
     try:
         pending = set()
@@ -357,12 +359,12 @@ def _in_threads(fetch: Callable[[Object], bool], objects: Sequence[Object]) -> I
 
 
 def _fetch(client: "S3Client", bucket: str, key: str, entry: Object, target: Path) -> bool:
-    """Fetch an object; return whether more than its size could be verified."""
+    """Download an object; return whether a checksum was verified, not just the size."""
     return _again(partial(_download, client, bucket, key, entry, target))
 
 
 def _again(download: Callable[[], T]) -> T:
-    """Download, and again if what arrives is damaged: botocore repeats the request itself, not what breaks later."""
+    """Repeat a download that breaks: botocore itself repeats only requests, not the transfer of the content."""
     pause = PAUSE_SECONDS
     for _ in range(DOWNLOADS - 1):
         try:
@@ -376,7 +378,9 @@ def _again(download: Callable[[], T]) -> T:
 def _content(client: "S3Client", bucket: str, key: str, limit: int) -> tuple[bytes, str]:
     response = client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     if response["ContentLength"] > limit:
-        raise InputError(f"s3://{bucket}/{key}: is larger than {limit:,} bytes, and so nothing of ours; see what it is")
+        raise InputError(
+            f"s3://{bucket}/{key}: is larger than {limit:,} bytes, so it was not written by iusp; check the address"
+        )
     with closing(response["Body"]) as body:
         with _unbroken():
             content = body.read()
@@ -385,36 +389,36 @@ def _content(client: "S3Client", bucket: str, key: str, limit: int) -> tuple[byt
 
 
 def _is_verified(response: "GetObjectOutputTypeDef", md5: str) -> bool:
-    """Tell whether more than its size vouches for a body that has been read: S3's checksum, or an ETag that is an MD5.
+    """Return whether the body just read was verified by S3's checksum, or by an ETag that is an MD5.
 
     Raises:
-        BrokenDownloadError: that ETag is of something else.
+        BrokenDownloadError: the ETag is an MD5, but of other content.
     """
     if isinstance(response["Body"], StreamingChecksumBody):
         return True
     etag = response["ETag"].strip('"')
-    # With a key of one's own (KMS) S3 encrypts before it makes the ETag.
+    # With a customer's key (KMS), the ETag is computed from the encrypted content.
     if not MD5.fullmatch(etag) or response.get("ServerSideEncryption", "AES256") != "AES256":
         return False
     if md5 != etag:
-        raise BrokenDownloadError("what arrived does not have the ETag's MD5")
+        raise BrokenDownloadError("the content does not have the ETag's MD5")
     return True
 
 
 @contextmanager
 def _unbroken() -> Iterator[None]:
-    """Say of a body that cannot be read that the download broke."""
+    """Turn the errors of an interrupted transfer into a BrokenDownloadError."""
     try:
         yield
     except FlexibleChecksumError:
-        raise BrokenDownloadError("what arrived does not have S3's checksum") from None
+        raise BrokenDownloadError("the content does not have S3's checksum") from None
     except (BotoCoreError, HTTPError):
         raise BrokenDownloadError("the connection stalled or broke off") from None
 
 
 def _download(client: "S3Client", bucket: str, key: str, entry: Object, target: Path) -> bool:
     response = client.get_object(Bucket=bucket, Key=key, IfMatch=f'"{entry.etag}"', ChecksumMode="ENABLED")
-    if response["ETag"].strip('"') != entry.etag:  # from a server that ignores If-Match
+    if response["ETag"].strip('"') != entry.etag:  # the server ignores If-Match
         raise InputError(f"s3://{bucket}/{key}: {REFUSALS['PreconditionFailed']}")
     md5 = hashlib.md5(usedforsecurity=False)
     size = 0
@@ -431,7 +435,7 @@ def _download(client: "S3Client", bucket: str, key: str, entry: Object, target: 
 
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """Turn errors into one line about `what`. boto3's own words may hold keys and addresses with passwords."""
+    """Turn errors into one line about `what`; boto3's own messages may contain keys and addresses with passwords."""
     try:
         yield
     except (BotoCoreError, ClientError, BrokenDownloadError) as error:
@@ -440,17 +444,17 @@ def _readable(what: str) -> Iterator[None]:
     except ValueError as error:
         if "Invalid endpoint" not in str(error):
             raise
-        raise InputError(f"{what}: AWS_ENDPOINT_URL is no address such as http://host:9000; correct it") from None
+        raise InputError(f"{what}: AWS_ENDPOINT_URL is not an address such as http://host:9000; correct it") from None
 
 
 def _answer(error: ClientError) -> tuple[int, str]:
-    """Return status and code of a refusal."""
+    """Return HTTP status and error code of a refusal."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status, str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _is_passing(error: Exception) -> bool:
-    """Tell whether the network, or the server for now, is to blame."""
+    """Return whether an error is temporary: a failure of the network or of the server."""
     if isinstance(error, ClientError):
         status, code = _answer(error)
         return status >= 500 or status == 429 or code == "SlowDown"
@@ -464,16 +468,16 @@ def _reason(error: Exception) -> str:
         case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
             return f"no credentials; set {CREDENTIALS}"
         case ProfileNotFound():
-            return "there is no AWS profile of the name in AWS_PROFILE; correct it"
+            return "the profile in AWS_PROFILE does not exist; correct it"
         case UnreachableError():
             return "the server cannot be reached; check the network and AWS_ENDPOINT_URL"
         case HTTPClientError():
-            return f"the server does not answer, or breaks off; {KEPT}"
+            return f"the server does not answer or breaks the connection; {KEPT}"
         case ClientError():
             status, code = _answer(error)
             if text := REFUSALS.get(code) or STATUSES.get(status):
                 return text
-            # The code comes from the server, and so may hold anything.
+            # The code comes from the server, so it may contain anything.
             code = code if re.fullmatch(r"\w{1,40}", code) else "no code"
             if _is_passing(error):
                 return f"the server fails ({status}, {code}); {KEPT} (or check AWS_ENDPOINT_URL)"

@@ -90,6 +90,31 @@ class Scene:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True)
+class Scenes:
+    """The embedded data set as a `Source`.
+
+    Attributes:
+        seed: seed of all scenes and volunteers.
+        clips: number of clips by split.
+        workers: number of processes that generate scenes.
+    """
+
+    seed: int
+    clips: dict[str, int]
+    workers: int
+
+    @property
+    def identity(self) -> tuple[()]:
+        """Nothing: settings and code alone decide what is generated."""
+        return ()
+
+    def fetch(self, folder: Path, reporter: Reporter) -> Path:
+        """Generate the data set in a folder and return the folder."""
+        write(folder, self.seed, self.clips, self.workers, reporter)
+        return folder
+
+
 def write(folder: Path, seed: int, clips: dict[str, int], workers: int, reporter: Reporter) -> None:
     """Write an embedded data set in SONYC-UST's format; a run that was killed resumes.
 

@@ -1,7 +1,7 @@
-"""SONYC-UST as it is published: fetched from Zenodo or a mirror, unpacked, in the format that all sources have.
+"""The published SONYC-UST data set: downloaded from Zenodo or a mirror, and unpacked.
 
-Zenodo's record says which files there are, with size and MD5. A mirror holds the same files, and the record as
-`record.json`: what Zenodo answers to `https://zenodo.org/api/records/<id>`.
+Zenodo's record lists the files with size and MD5. A mirror holds the same files, and the record as `record.json`: the
+answer of Zenodo to `https://zenodo.org/api/records/<id>`.
 """
 
 import shutil
@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
 from iusp.config.dataset import SonycUst
 from iusp.data.audio import SUFFIXES
+from iusp.data.clips import AUDIO
 from iusp.errors import InputError
 from iusp.io import download, files
 from iusp.io.addresses import is_secure
@@ -27,23 +28,22 @@ RECORD = "record.json"
 RECORD_BYTES = 2**20
 TABLES = ("annotations.csv", "dcase-ust-taxonomy.yaml")
 ARCHIVES = "archives"
-AUDIO = "audio"
-CLIP_BYTES = 882_044  # 10 s of 44.1 kHz, 16 bit, as WAV
+CLIP_BYTES = 882_044  # a WAV file of 10 s at 44.1 kHz and 16 bit
 LARGEST_CLIP_BYTES = 10 * CLIP_BYTES
-# gzip cannot make noise much smaller: 365,905,437 bytes hold the 510 clips of v2.3's audio-18.tar.gz, a ratio of 1.23.
+# gzip hardly compresses noise: audio-18.tar.gz of v2.3 has 365,905,437 bytes for 510 clips, a ratio of 1.23.
 LARGEST_RATIO = 4
 
 
 @dataclass(frozen=True)
 class _Version:
-    """What is known of a version beforehand.
+    """What this module knows about a version in advance.
 
     Attributes:
-        record: Zenodo's id.
-        archives: without which it is none.
-        further: archives that may be missing from a mirror.
-        clips: in all archives.
-        md5s: of files, as far as they are known.
+        record: id of the record on Zenodo.
+        archives: archives that every mirror must have.
+        further: archives that a mirror may lack.
+        clips: number of clips in all archives.
+        md5s: known MD5s by file name.
     """
 
     record: int
@@ -71,7 +71,7 @@ class _Links(BaseModel):
 
 
 class _File(BaseModel):
-    """What the record says of a file."""
+    """A file in the record."""
 
     key: str
     size: Annotated[int, Field(ge=0)]
@@ -80,7 +80,7 @@ class _File(BaseModel):
 
 
 class _Answer(BaseModel):
-    """What is used of Zenodo's record."""
+    """The fields of Zenodo's record that this module reads."""
 
     id: int
     files: list[_File]
@@ -88,12 +88,12 @@ class _Answer(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """A version of the data set, as a record describes it.
+    """A version of the data set as a record describes it.
 
     Attributes:
-        title: for people.
-        version: what is known of it beforehand.
-        files: tables, then archives.
+        title: name of version and server, for people.
+        version: what is known about the version in advance.
+        files: the files to download: tables, then archives.
         content: the record itself, as JSON.
     """
 
@@ -103,31 +103,31 @@ class Record:
     content: bytes
 
     @property
-    def identity(self) -> list[Any]:
-        """What changes with the content of any file, as JSON."""
+    def identity(self) -> list[object]:
+        """Name, size and MD5 of every file."""
         return [[file.name, file.size, file.md5] for file in self.files]
 
     def fetch(self, folder: Path, reporter: Reporter, copy: Path | None = None) -> Path:
-        """Fetch and unpack it, but for what is there of an earlier call for the same `identity`.
+        """Download and unpack the data set, except files that an earlier call for the same record downloaded.
 
         Args:
             folder: gets `annotations.csv`, `dcase-ust-taxonomy.yaml`, `record.json`, and `audio/<archive>/<clip>`.
-            reporter: told of megabytes.
-            copy: where the clips will be copied to, if they will.
+            reporter: receives the progress in megabytes.
+            copy: folder that the clips will be copied to; None if they will not be copied.
 
         Returns:
             `folder`.
 
         Raises:
-            InputError: the disk is too small; a server refuses, fails too often or holds other files; an archive is not
-                to be trusted; or another process is at it.
+            InputError: the disk is too small; a server refuses, fails too often or sends different files; an archive is
+                not safe; or another process downloads the same data set.
         """
         archives = [file for file in self.files if file.name not in TABLES]
         packed = [file for file in archives if not _unpacked(file, folder).exists()]
         folder.mkdir(parents=True, exist_ok=True)
         tables = [file for file in self.files if file.name in TABLES]
         wanted = [*tables, *(replace(file, name=f"{ARCHIVES}/{file.name}") for file in packed)]
-        # What a killed run left half unpacked is in nobody's way, but for the space.
+        # Half unpacked archives of a killed run only take space.
         for stale in (folder / AUDIO).glob("*.partial"):
             shutil.rmtree(stale)
         self._check_space(wanted, packed, archives, folder, copy)
@@ -147,15 +147,15 @@ class Record:
         folder: Path,
         copy: Path | None,
     ) -> None:
-        """Refuse to begin what the disk cannot hold: what has yet to arrive, what will be unpacked, and its copy."""
-        size, whole = (sum(file.size for file in some) for some in (packed, archives))
+        """Refuse to start if the disk has no room for the missing files, the unpacked clips and their copy."""
+        size, whole = (sum(file.size for file in selected) for selected in (packed, archives))
 
         def unpacked(size: int) -> int:
             return min(size * self.version.clips * CLIP_BYTES // max(whole, 1), LARGEST_RATIO * size)
 
         clips = unpacked(size)
         if copy and _disk(copy) == _disk(folder):
-            # The archives are gone by then.
+            # The archives are deleted before the clips are copied.
             clips += max(unpacked(whole) - size, 0)
         needed, free = download.missing_bytes(wanted, folder) + clips, shutil.disk_usage(folder).free
         if needed > free:
@@ -167,48 +167,68 @@ class Record:
 
 
 def keep(config: SonycUst, reporter: Reporter, copy: Path | None = None) -> Path:
-    """Return the folder that the data set is kept in; fetch it first if it isn't there.
+    """Return the folder that the data set is kept in; download the data set first if the folder does not exist.
 
     Args:
-        config: names the folder.
-        reporter: told of megabytes.
-        copy: where the clips will be copied to, if they will.
+        config: settings that name the folder.
+        reporter: receives the progress in megabytes.
+        copy: folder that the clips will be copied to; None if they will not be copied.
 
     Raises:
-        InputError: as of `open_record` and `Record.fetch`; or another process fetches it.
+        InputError: `open_record` or `Record.fetch` fails, or another process downloads the same data set.
     """
     folder = config.folder
     assert folder is not None
     if folder.exists():
         return folder
     with files.alone(folder):
-        if not folder.exists():  # another run may just have fetched it
+        if not folder.exists():  # another run may just have finished the download
             record = open_record(config)
-            # Neither the code nor the server matters: a download is gone on with whatever has changed.
+            # A download continues even if the code or the server has changed since.
             with files.work_folder(folder, files.digest(record.identity)) as work:
                 record.fetch(work, reporter, copy)
     return folder
 
 
 def open_record(config: SonycUst) -> Record:
-    """Find out which files a version has, from the mirror or Zenodo.
+    """Look up the files of a version on the mirror or on Zenodo.
 
     Args:
-        config: the version, and from where.
+        config: settings that name the version and the server.
 
     Raises:
-        InputError: the record cannot be had, or is not this version's.
+        InputError: the record cannot be read, or is not the record of this version.
     """
     version = VERSIONS[config.version]
-    place = config.mirror
-    address = f"{place.rstrip('/')}/{RECORD}" if place else f"{ZENODO}/{version.record}"
+    mirror = config.mirror and config.mirror.rstrip("/")
+    address = f"{mirror}/{RECORD}" if mirror else f"{ZENODO}/{version.record}"
     content = download.read(address, open_address, RECORD_BYTES)
+    by_name = _record_files(config, version, address, content)
+    if not mirror and not all(is_secure(file.links.content) for file in by_name.values()):
+        raise InputError(
+            f"{address}: contains an address that is not encrypted; use a mirror: dataset.sonyc_ust.mirror"
+        )
+    remote = (
+        RemoteFile(
+            name=name,
+            address=f"{mirror}/{name}" if mirror else by_name[name].links.content,
+            size=by_name[name].size,
+            md5=by_name[name].checksum.removeprefix("md5:"),
+        )
+        for name in (*TABLES, *version.archives, *version.further)
+        if name in by_name
+    )
+    return Record(f"SONYC-UST {config.version} from {config.mirror or 'Zenodo'}", version, tuple(remote), content)
+
+
+def _record_files(config: SonycUst, version: _Version, address: str, content: bytes) -> dict[str, _File]:
+    """Parse a record, check that it is the record of a version, and return its files by name."""
     try:
         answer = _Answer.model_validate_json(content)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(
-            f"{address}: no record of Zenodo's ({where or 'no JSON'}); it must be {ZENODO}/{version.record}"
+            f"{address}: not a record of Zenodo ({where or 'not JSON'}); it must be {ZENODO}/{version.record}"
         ) from None
     if answer.id != version.record:
         raise InputError(
@@ -216,33 +236,20 @@ def open_record(config: SonycUst) -> Record:
             "dataset.sonyc_ust"
         )
     by_name = {file.key: file for file in answer.files}
-    wanted = (*TABLES, *version.archives, *version.further)
     if missing := [name for name in (*TABLES, *version.archives) if name not in by_name]:
-        raise InputError(f"{address}: lacks {', '.join(missing[:3])}; it must name all files that Zenodo's does")
+        raise InputError(f"{address}: lacks {', '.join(missing[:3])}; it must list all files of Zenodo's record")
     if changed := [name for name, md5 in version.md5s.items() if by_name[name].checksum != f"md5:{md5}"]:
         raise InputError(
-            f"{address}: {', '.join(changed)}: another MD5 than SONYC-UST {config.version}'s; where it was changed on "
-            "purpose, take the unpacked data set by dataset.source: folder, s3 or dvc"
+            f"{address}: {', '.join(changed)}: MD5 differs from SONYC-UST {config.version}'s; to use changed files on "
+            "purpose, unpack the data set and set dataset.source to folder, s3 or dvc"
         )
-    if not place and not all(is_secure(file.links.content) for file in answer.files):
-        raise InputError(f"{address}: names an address that is not encrypted; use a mirror: dataset.sonyc_ust.mirror")
-    remote = (
-        RemoteFile(
-            name=name,
-            address=f"{place.rstrip('/')}/{name}" if place else by_name[name].links.content,
-            size=by_name[name].size,
-            md5=by_name[name].checksum.removeprefix("md5:"),
-        )
-        for name in wanted
-        if name in by_name
-    )
-    return Record(f"SONYC-UST {config.version} from {place or 'Zenodo'}", version, tuple(remote), content)
+    return by_name
 
 
 def open_address(address: str, start: int) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
     """Open an object in S3, a web address or a file; see `iusp.io.download.Opener`."""
     if address.startswith("s3://"):
-        # boto3 takes its time to be imported.
+        # boto3 is slow to import.
         from iusp.io.s3 import open_object
 
         return open_object(address, start)
@@ -250,7 +257,7 @@ def open_address(address: str, start: int) -> AbstractContextManager[tuple[int, 
 
 
 def _disk(path: Path) -> int:
-    """Return the number of the file system that a path is on, or will be."""
+    """Return the device number of the file system that holds a path, or will hold it."""
     return next(place.stat().st_dev for place in (path, *path.absolute().parents) if place.exists())
 
 
@@ -259,7 +266,7 @@ def _unpacked(file: RemoteFile, folder: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path, clips: int, reporter: Reporter) -> None:
-    """Unpack an archive, and delete it."""
+    """Unpack an archive and delete it."""
     total = -(-archive.stat().st_size // MEGABYTE)
 
     def show(done: int) -> None:

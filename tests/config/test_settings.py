@@ -226,4 +226,4 @@ def test_every_method_has_a_weight_and_layers_where_its_knowledge_has() -> None:
 
 def test_a_key_may_stand_once(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
-    assert "the key features is there twice" in refusal(tmp_path, f"{text}\nfeatures: {{}}\n")
+    assert "duplicate key features" in refusal(tmp_path, f"{text}\nfeatures: {{}}\n")

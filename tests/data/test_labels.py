@@ -111,8 +111,8 @@ def test_with_few_labels_a_clip_may_have_them_all(tmp_path):
         ([row()], ["split"], "lacks the column split"),
         ([row()], ["audio_filename"], "lacks the column audio_filename"),
         ([row()], ["1_engine_presence", "1-X_other_presence"], "1_engine_presence.*1-X_other_presence"),
-        ([row(**{"3_bird_presence": 1})], [], "3_bird_presence is no tag"),
-        ([row(**{"1_engine_presence.1": 1})], [], "1_engine_presence is there twice"),
+        ([row(**{"3_bird_presence": 1})], [], "3_bird_presence is not a tag"),
+        ([row(**{"1_engine_presence.1": 1})], [], "1_engine_presence occurs twice"),
         ([row(), row(annotator=2) | {"2_dog_presence": 2}], [], "row 3, column 2_dog_presence: '2' must"),
         ([row() | {"2_dog_presence": "yes"}], [], "row 2, column 2_dog_presence: 'yes' must"),
         ([row() | {"2_dog_presence": ""}], [], "row 2, column 2_dog_presence: '' must"),
@@ -287,7 +287,7 @@ def test_fine_tags_are_masked_where_the_kind_is_uncertain(tags, names, second_ma
 
 @pytest.mark.parametrize(("lost", "tags"), [("2_dog", "both"), ("2-1_bark", "fine"), ("1-X_other", "fine")])
 def test_targets_need_their_columns(lost, tags):
-    with pytest.raises(InputError, match=f"lack {lost}; choose teacher.tags"):
+    with pytest.raises(InputError, match=f"lack {lost}; set teacher.tags"):
         training_targets(LABELS.drop(columns=lost), SMALL, tags)
 
 

@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from iusp.device import release
 from iusp.device.release import LATEST, Fetched, Manifest
 from iusp.errors import InputError
-from iusp.io import s3 as storage
+from iusp.io import s3
 from iusp.io.files import sha256
 from iusp.registry.versions import fetch_artifacts
 from iusp.reporter import Reporter
@@ -428,7 +428,7 @@ def test_two_releases_at_once(
     if "moto" in request.node.name:
         assert str(won) in outcomes
         (lost,) = set(outcomes) - {str(won)}
-        assert lost.startswith(f"{uri}/{LATEST}: somebody else has released meanwhile; look at it")
+        assert lost.startswith(f"{uri}/{LATEST}: another release was published at the same time")
     else:
         assert outcomes == ["2", "3"]
     assert fetch(uri, home).manifest.version == won
@@ -447,7 +447,7 @@ def test_two_fetches_at_once_do_not_meet(proxy: Proxy, devices: list[Path], uri:
 
     proxy.fault = fault
     assert fetch(uri, home).state == "new"
-    assert messages == [f"{home}: another iusp fetch is at work there; wait for it"]
+    assert messages == [f"{home}: another iusp fetch uses this folder; wait for it"]
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -462,8 +462,8 @@ def test_a_corrupted_object_is_refused_and_current_stays(
     key = f"{prefix}/{manifest.folder}/int8.onnx"
     whole = (devices[1] / "int8.onnx").read_bytes()
     for damaged, words in (
-        (b"X" + whole[1:], "does not have its SHA-256; delete it there, and release anew"),
-        (whole[:-1], f"{len(whole) - 1} of {len(whole)} bytes are there; release anew"),
+        (b"X" + whole[1:], "SHA-256 differs from the manifest; delete it and publish the release again"),
+        (whole[:-1], f"has {len(whole) - 1} of {len(whole)} bytes; publish the release again"),
     ):
         put(server, key, damaged)
         for _ in range(2):
@@ -493,7 +493,7 @@ def test_what_the_network_damages_is_fetched_again_or_refused(
 ) -> None:
     publish(devices, 1, uri)
     proxy.fault = lambda key, before: Fault(flip=True)
-    assert f"S3's checksum, {storage.DOWNLOADS} times in a row" in refusal(lambda: fetch(uri, home))
+    assert f"S3's checksum, {s3.DOWNLOADS} times in a row" in refusal(lambda: fetch(uri, home))
     proxy.requests.clear()
     proxy.fault = lambda key, before: Fault(flip=True) if key and before < 2 else None
     fetch(uri, home)
@@ -521,7 +521,7 @@ def test_wrong_credentials(
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_no_bucket_and_no_release(server: str, devices: list[Path], home: Path) -> None:
     assert refusal(lambda: fetch(f"s3://{BUCKET}/none", home)) == (
-        f"s3://{BUCKET}/none/{LATEST}: there is none; publish one with iusp release, or correct the address"
+        f"s3://{BUCKET}/none/{LATEST}: there is no release; publish one with iusp release, or correct the address"
     )
     for action in (lambda: fetch("s3://no-bucket/x", home), lambda: publish(devices, 1, "s3://no-bucket/x")):
         assert refusal(action).startswith(f"s3://no-bucket/x/{LATEST}: there is no such bucket; correct the address")
@@ -557,7 +557,7 @@ def test_a_manifest_is_never_trusted(
     for name, body in contents.items():
         put(server, f"{prefix}/{LATEST}", body)
         message = refusal(lambda: fetch(uri, home))
-        assert message.startswith(f"{uri}/{LATEST}: is no release ("), name
+        assert message.startswith(f"{uri}/{LATEST}: is not a valid release ("), name
     put(server, f"{prefix}/{LATEST}", b" " * (release.MANIFEST_BYTES + 1))
     assert "is larger than 1,048,576 bytes" in refusal(lambda: fetch(uri, home))
     # Names that are one file on some systems.
@@ -669,10 +669,10 @@ def test_an_old_release_is_not_replayed(
 def test_keys_that_are_of_no_use(devices: list[Path], uri: str, home: Path, keys: Path, name: str) -> None:
     private, public = keys / f"{name}.key", keys / f"{name}.pub"
     message = refusal(lambda: publish(devices, 1, uri, private))
-    assert message == f"{private}: is no private Ed25519 key in PEM, unencrypted; openssl genpkey makes one"
+    assert message == f"{private}: is not an unencrypted private Ed25519 key in PEM; create one with openssl genpkey"
     if name != "encrypted":
         message = refusal(lambda: fetch(uri, home, public))
-        assert message == f"{public}: is no public Ed25519 key in PEM; openssl pkey -pubout writes it"
+        assert message == f"{public}: is not a public Ed25519 key in PEM; write it with openssl pkey -pubout"
 
 
 # Offline --------------------------------------------------------------------------------------------------------------
@@ -703,7 +703,7 @@ def test_offline_a_device_works_with_what_it_has(
     # What the disk has lost is no release to work with; online, it is fetched anew.
     (home / "current/int8.onnx").write_bytes(b"damaged")
     use(monkeypatch, nowhere)
-    assert "there is no whole release" in refusal(lambda: fetch(uri, home))
+    assert "there is no complete release" in refusal(lambda: fetch(uri, home))
     use(monkeypatch, server)
     publish(devices, 1, uri)
     assert fetch(uri, home).state == "new"
@@ -715,7 +715,7 @@ def test_offline_a_device_works_with_what_it_has(
 def test_a_server_that_fails_is_as_good_as_none(
     proxy: Proxy, devices: list[Path], uri: str, home: Path, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "REQUESTS", 1)
+    monkeypatch.setattr(s3, "REQUESTS", 1)
     publish(devices, 1, uri)
     fetch(uri, home)
     publish(devices, 2, uri)

@@ -239,7 +239,7 @@ def test_a_cluster_fetches_the_same_version_from_the_repository(
     place = {"url": str(versions.project.folder), "revision": "data-1", "path": RECORDINGS}
     settings = config(".").model_dump(by_alias=True) | {"source": "dvc", "dvc": place}
     summary = ingest(type(config(".")).model_validate(settings), tmp_path / "out")
-    assert summary["digest"] == versions.digests["data-1"]
+    assert summary.digest == versions.digests["data-1"]
 
 
 def test_another_version_of_sonyc_ust_lies_beside_it(versions: Versions, colleague: Project, tmp_path: Path) -> None:

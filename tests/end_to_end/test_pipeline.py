@@ -197,7 +197,7 @@ def test_two_runs_give_the_same_bytes(project: Project, undisturbed: Project) ->
 
 # What shows that a step is in the midst of its work: a file that it has written into its work folder.
 MIDST = {
-    "dataset": "data/.dataset.work-*/generated/audio/*.flac",
+    "dataset": "data/.dataset.work-*/source/audio/*.flac",
     "features": "data/.features.work-*/parts/*.npy",
     "teacher": "models/.teacher.work-*/checkpoint.pt",
     "student": "models/students/.small.work-*/seed-0/checkpoint.pt",

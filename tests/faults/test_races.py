@@ -38,7 +38,7 @@ def test_of_two_runs_of_a_step_in_one_folder_the_second_is_told_so(
     second = project.run(*COMMANDS[step], check=False)
     os.killpg(first.pid, signal.SIGCONT)
     assert second.returncode == 2
-    assert "another run of this step is at work there; run again when it has ended" in second.stderr
+    assert "another run of this step is using it; run again when that run has ended" in second.stderr
     assert "Traceback" not in second.stderr
     assert first.wait() == 0
     assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])

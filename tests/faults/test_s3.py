@@ -20,8 +20,7 @@ from mlflow import MlflowClient
 from iusp.cli.console import readable_failures
 from iusp.config.dataset import SonycUst
 from iusp.device import release
-from iusp.io import download
-from iusp.io import s3 as storage
+from iusp.io import download, s3
 from iusp.registry.versions import fetch_artifacts, register
 from iusp.reporter import Reporter
 from iusp.sources import sonyc_ust
@@ -89,7 +88,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", noted)
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(s3, "PAUSE_SECONDS", 0.001)
     return asked
 
 
@@ -117,7 +116,7 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
             lambda: release.publish(sources.devices[1], MODEL, 2, uri, None, Reporter()),
             lambda: latest(2),
             lambda: latest(1),
-            storage.REQUESTS,
+            s3.REQUESTS,
         )
 
     def fetch_of(prefix: str) -> Operation:
@@ -127,20 +126,18 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
             lambda: release.fetch(uri, home, None, Reporter()),
             lambda: content(home / "current") == content(sources.devices[1]),
             lambda: not (home / "current").exists(),
-            storage.REQUESTS,
+            s3.REQUESTS,
         )
 
     def recordings_of(prefix: str) -> Operation:
         uri, target = f"s3://{BUCKET}/{prefix}", tmp_path / prefix
         s3_servers.upload(server, sources.recordings, f"{prefix}/")
         return Operation(
-            lambda: storage.list_folder(storage.connect(uri), uri, lambda name: True, "audio").fetch(
-                target, Reporter()
-            ),
+            lambda: s3.list_folder(s3.connect(uri), uri, lambda name: True, "audio").fetch(target, Reporter()),
             lambda: tree(target) == tree(sources.recordings),
             # What has its name is whole.
             lambda: tree(target).items() <= tree(sources.recordings).items(),
-            storage.REQUESTS,
+            s3.REQUESTS,
         )
 
     def mirror_of(prefix: str) -> Operation:
@@ -155,7 +152,7 @@ def prepare(proxy: Proxy, server: str, sources: Sources, tmp_path: Path, pauses:
                 == {name: CLIPS[name] for name in clips}
             ),
             lambda: settings.folder is not None and not settings.folder.exists(),
-            storage.REQUESTS * download.FAILURES,
+            s3.REQUESTS * download.FAILURES,
         )
 
     made = {"release": release_of, "fetch": fetch_of, "recordings": recordings_of, "mirror": mirror_of}
@@ -220,7 +217,7 @@ def failing(proxy: Proxy, name: str, strikes: Callable[[str, int], bool]) -> Ite
     try:
         with pytest.MonkeyPatch.context() as patch:
             if name == NEVER:
-                patch.setattr(storage, "READ_SECONDS", 1)
+                patch.setattr(s3, "READ_SECONDS", 1)
             yield struck
     finally:
         over.set()
@@ -267,12 +264,12 @@ def test_what_stays_ends_in_a_line_and_is_never_used(
             asked = max(Counter(proxy.requests).values())
             assert asked <= operation.requests, f"{kind}: {name}: {proxy.requests}"
             # A pause may be twice as long as the one before.
-            assert all(pause <= 2 ** (place % (storage.REQUESTS - 1)) for place, pause in enumerate(pauses))
+            assert all(pause <= 2 ** (place % (s3.REQUESTS - 1)) for place, pause in enumerate(pauses))
             assert operation.untouched(), f"{kind}: {name}"
             most, times = max(most, asked), times + 1
         operation.run()
         assert operation.whole(), name
-    assert storage.REQUESTS == storage.DOWNLOADS == 4
+    assert s3.REQUESTS == s3.DOWNLOADS == 4
     tried(f"S3 fails for ever, in {len(STAYING)} ways", times, f"a line after at most {most} requests for an object")
 
 

@@ -70,6 +70,6 @@ def test_only_files_are_replaced(tmp_path: Path) -> None:
     # As root, renaming over /dev/null would replace it for everybody.
     os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(InputError, match="no regular file"), atomic(other):
+        with pytest.raises(InputError, match="not a regular file"), atomic(other):
             pass
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -225,7 +225,7 @@ def test_no_secret_of_the_environment_is_compiled_in(kept: tuple[Path, tuple[dic
         (["-S", "kubeflow.pod.cpu='0'"], "kubeflow.pod.cpu"),
         (["-S", "kubeflow.pod.tolerations=[{}]"], "operator Equal needs a key"),
         (["-S", "kubeflow.mlflow_secret=Bad Name!"], "kubeflow.mlflow_secret"),
-        (["-S", "kubeflow.volume={claim: recordings, path: /tmp}"], "has another use"),
+        (["-S", "kubeflow.volume={claim: recordings, path: /tmp}"], "is used by the image"),
         (["--image", "UPPER/case name"], "kubeflow.image"),
         (["--image", ""], "kubeflow.image"),
         (["-S", "dataset.source=folder"], "is on no volume of the cluster"),
@@ -364,7 +364,7 @@ def test_an_interrupted_run_is_killed_in_mlflow_too(make_project: Callable[[str]
         start_new_session=True,
         preexec_fn=heed_interrupts,
     )
-    while not list(project.folder.glob("kubeflow/*/iusp-*/dataset/.*.work-*/generated/audio/*")):
+    while not list(project.folder.glob("kubeflow/*/iusp-*/dataset/.*.work-*/source/audio/*")):
         assert process.poll() is None, "the run ended before it could be interrupted"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -18,13 +18,15 @@ import soundfile
 from boto3.s3.transfer import TransferConfig
 from pydantic import ValidationError
 
+from iusp.artifacts.dataset import DatasetSummary
 from iusp.config.dataset import Dataset
 from iusp.errors import InputError
-from iusp.io import s3 as storage
+from iusp.io import s3
 from iusp.reporter import Reporter
-from iusp.sources import dvc_repository as repository
+from iusp.sources import dvc_repository
+from iusp.sources.folder import CONTENT, is_part
 from iusp.steps import dataset
-from tests.support import s3_servers
+from tests.support import outcomes, s3_servers
 from tests.support.datasets import DEFAULTS, RATE, make, recordings, row
 from tests.support.files import tree
 from tests.support.listener import Listener
@@ -76,16 +78,16 @@ def config(**changes: Any) -> Dataset:
     return Dataset.model_validate(DEFAULTS.model_dump(by_alias=True) | {"source": "s3", "s3": URI} | changes)
 
 
-def listed(uri: str = URI) -> storage.Folder:
-    return storage.list_folder(storage.connect(uri), uri, dataset._is_part, "annotations CSV, taxonomy YAML or audio")
+def listed(uri: str = URI) -> s3.Folder:
+    return s3.list_folder(s3.connect(uri), uri, is_part, CONTENT)
 
 
-def ingest(settings: Dataset, output: Path) -> dict[str, Any]:
+def ingest(settings: Dataset, output: Path) -> DatasetSummary:
     return dataset.run(settings, output, recordings(output), Reporter(), 1)
 
 
-def outcome(output: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    return tree(output), tree(recordings(output))
+def outcome(output: Path) -> tuple[Any, ...]:
+    return outcomes.outcome(output, recordings(output))
 
 
 def refusal(action: Any) -> str:
@@ -124,14 +126,14 @@ def test_the_same_data_give_the_same_bytes_from_a_folder_and_from_s3(
 ) -> None:
     summary = ingest(config(), tmp_path / "out")
     assert outcome(tmp_path / "out") == outcome(undisturbed)
-    assert summary["digest"] == json.loads((undisturbed / "dataset.json").read_text())["digest"]
+    assert summary.digest == json.loads((undisturbed / "dataset.json").read_text())["digest"]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out", recordings(tmp_path / "out")]
     # Taken over by link: what was fetched is not on the disk twice.
     assert all(path.stat().st_nlink == 1 for path in recordings(tmp_path / "out").iterdir())
 
 
 def test_a_long_listing_has_pages(proxy: Proxy, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PAGE_OBJECTS", 7)
+    monkeypatch.setattr(s3, "PAGE_OBJECTS", 7)
     assert {entry.name: entry.size for entry in listed().objects} == {
         name: len(content) for name, content in tree(source).items()
     }
@@ -144,11 +146,11 @@ def test_any_change_there_changes_the_works_key(server: str, source: Path, tmp_p
     uri = f"s3://{BUCKET}/changing"
     settings = config(s3=uri)
     before = listed(uri)
-    key = dataset._key(settings, before, tmp_path / "out")
-    assert dataset._key(settings, listed(uri), tmp_path / "out") == key
+    key = dataset.work_key(settings, before)
+    assert dataset.work_key(settings, listed(uri)) == key
     content = (source / "audio" / CLIPS[0]).read_bytes()
     client.put_object(Bucket=BUCKET, Key=f"changing/audio/{CLIPS[0]}", Body=content[:-1] + b"!")
-    assert dataset._key(settings, listed(uri), tmp_path / "out") != key
+    assert dataset.work_key(settings, listed(uri)) != key
     client.delete_object(Bucket=BUCKET, Key=f"changing/audio/{CLIPS[3]}")
     for changed in (CLIPS[0], CLIPS[3]):
         one = replace(before, objects=tuple(entry for entry in before.objects if entry.name == f"audio/{changed}"))
@@ -164,7 +166,7 @@ def test_any_change_there_changes_the_works_key(server: str, source: Path, tmp_p
 def test_no_such_bucket_and_nothing_below_the_prefix(server: str) -> None:
     assert refusal(lambda: listed("s3://no-such-bucket/x")).startswith("s3://no-such-bucket/x: there is no such bucket")
     for uri in (f"s3://{BUCKET}/nowhere", f"s3://{BUCKET}/esc", f"s3://{BUCKET}/esc/us"):
-        assert refusal(lambda uri=uri: listed(uri)).startswith(f"{uri}: there is no annotations CSV, taxonomy YAML or")
+        assert refusal(lambda uri=uri: listed(uri)).startswith(f"{uri}: contains no annotations CSV, taxonomy YAML or")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_wrong_credentials_on_the_command_line(servers: dict[str, str], tmp_path
         (403, "AccessDenied", "access is denied; check"),
         (403, "SignatureDoesNotMatch", "refuses the secret key"),
         (403, "InvalidAccessKeyId", "does not know the access key"),
-        (403, "RequestTimeTooSkewed", "clock is wrong"),
+        (403, "RequestTimeTooSkewed", "clock of this machine is wrong"),
         (400, "ExpiredToken", "credentials have expired"),
         (400, "AuthorizationHeaderMalformed", "another region; set AWS_DEFAULT_REGION"),
         (418, f"{SECRET}\n{KEY}", "the server refuses (418, no code)"),
@@ -234,12 +236,12 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(listed) == f"{URI}: the server cannot be reached; check the network and AWS_ENDPOINT_URL"
     assert time.monotonic() - begun < 15
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"minio:9000 {SECRET}")
-    assert "AWS_ENDPOINT_URL is no address" in refusal(listed)
+    assert "AWS_ENDPOINT_URL is not an address" in refusal(listed)
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_a_server_of_another_kind(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "REQUESTS", 1)
+    monkeypatch.setattr(s3, "REQUESTS", 1)
     proxy.fault = lambda key, before: Fault(status=200, code="</html><html>")
     assert "check AWS_ENDPOINT_URL" in refusal(listed)
 
@@ -260,7 +262,7 @@ PASSING = {
 def test_what_passes_is_got_over(
     proxy: Proxy, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(storage, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
     proxy.fault = lambda key, before: PASSING[fault] if key == FIRST and before < 2 else None
     assert tree(listed().fetch(tmp_path / "copy", Reporter())) == tree(source)
     assert proxy.requests.count(FIRST) == 3
@@ -269,16 +271,16 @@ def test_what_passes_is_got_over(
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("cut", f"broke off, {storage.DOWNLOADS} times in a row; run again: what was done is kept"),
-        ("damaged", f"S3's checksum, {storage.DOWNLOADS} times in a row; run again: what was done is kept"),
-        ("throttled", "the server fails (503, SlowDown); run again: what was done is kept (or check AWS"),
+        ("cut", f"broke off, {s3.DOWNLOADS} times in a row; run again to continue where it stopped"),
+        ("damaged", f"S3's checksum, {s3.DOWNLOADS} times in a row; run again to continue where it stopped"),
+        ("throttled", "the server fails (503, SlowDown); run again to continue where it stopped (or check AWS"),
     ],
 )
 def test_what_stays_is_refused_and_the_rest_is_kept(
     proxy: Proxy, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
-    monkeypatch.setattr(storage, "THREADS", 2)
-    monkeypatch.setattr(storage, "REQUESTS", 2)
+    monkeypatch.setattr(s3, "THREADS", 2)
+    monkeypatch.setattr(s3, "REQUESTS", 2)
     last = f"{PREFIX}audio/{CLIPS[-1]}"
     proxy.fault = lambda key, before: PASSING[fault] if key == last else None
     folder = listed()
@@ -356,14 +358,14 @@ def test_a_killed_run_fetches_nothing_twice(proxy: Proxy, undisturbed: Path, tmp
     slow = Fault(wait=20)
     proxy.fault = lambda key, before: slow if key == last and not before else None
     process = begin(tmp_path, config(), output)
-    fetched = ".out.work-*/fetched/**"
+    fetched = ".out.work-*/source/**"
     # All but the last are whole, and it has begun.
     until(lambda: len(list(output.parent.glob(f"{fetched}/[!.]*.*"))) == len(CLIPS) + 1)
     until(lambda: len(list(output.parent.glob(f"{fetched}/.*.part"))) == 1)
     process.kill()
     process.wait()
     [work] = output.parent.glob(".out.work-*")
-    kept = {name for name in tree(work / "fetched") if not name.endswith(".part")}
+    kept = {name for name in tree(work / "source") if not name.endswith(".part")}
     assert len(kept) == len(CLIPS) + 1
     assert len(list(work.rglob(".*.part"))) == 1
 
@@ -397,7 +399,7 @@ def test_a_killed_run_fetches_nothing_twice(proxy: Proxy, undisturbed: Path, tmp
 )
 def test_names_that_files_cannot_have_are_refused(names: list[str]) -> None:
     names = ["annotations.csv", *names, "audio/good.wav"]
-    message = refusal(lambda: storage._check_names(URI, names))
+    message = refusal(lambda: s3._check_names(URI, names))
     assert message.startswith(f"{URI}: objects whose names no files can have side by side: 'audio/")
     assert "good.wav" not in message
 
@@ -463,8 +465,8 @@ def versioned(tracked: Tracked, revision: str = "v1", **changes: str) -> Dataset
     return config(source="dvc", s3=None, dvc=place)
 
 
-def opened(tracked: Tracked, revision: str, url: str | None = None, path: str = "data") -> repository.Version:
-    return repository.open_version(url or str(tracked.folder), revision, path, dataset._is_part)
+def opened(tracked: Tracked, revision: str, url: str | None = None, path: str = "data") -> dvc_repository.Version:
+    return dvc_repository.open_version(url or str(tracked.folder), revision, path)
 
 
 def test_a_version_gives_the_same_bytes_as_its_folder(
@@ -482,7 +484,7 @@ def test_a_version_gives_the_same_bytes_as_its_folder(
     assert outcome(tmp_path / "out") == outcome(undisturbed)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out", recordings(tmp_path / "out")]
     assert calls[0] == ("fetch", 0, len(CLIPS) + 2, f"{tracked.folder} at {tracked.first[:10]}")
-    assert ("verify", len(CLIPS) + 2, len(CLIPS) + 2) in calls
+    assert ("verify", len(CLIPS) + 2, len(CLIPS) + 2, "") in calls
 
 
 def test_a_revision_is_pinned_to_its_commit(tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +545,7 @@ def test_a_remote_that_lacks_or_damages_files(
     client.delete_object(Bucket=BUCKET, Key=key)
     message = refusal(lambda: version.fetch(tmp_path / "copy", Reporter()))
     assert CLIPS[5] in message or "more" in message
-    assert "see that its DVC remote has them (dvc push), and run again" in message
+    assert "check that its DVC remote has them (dvc push), and run again" in message
     assert str(tmp_path) not in message
 
     content = (source / "audio" / CLIPS[5]).read_bytes()
@@ -588,13 +590,13 @@ PLACE = {"url": "https://example.org/data.git", "revision": "v1", "path": "data"
         ({"s3": "s3:///prefix"}, "s3 must be s3://bucket/prefix"),
         ({"source": "dvc", "dvc": None}, "source dvc needs dvc: {url: "),
         ({"dvc": {"url": "https://example.org/data.git", "path": "data"}}, "revision"),
-        ({"dvc": PLACE | {"url": f"https://user:{SECRET}@example.org/data.git"}}, "url must hold no credentials"),
-        ({"dvc": PLACE | {"url": f"https://{KEY}@example.org/data.git"}}, "url must hold no credentials"),
-        ({"dvc": PLACE | {"url": f"ssh://git:{SECRET}@example.org/data.git"}}, "url must hold no credentials"),
+        ({"dvc": PLACE | {"url": f"https://user:{SECRET}@example.org/data.git"}}, "url must not contain credentials"),
+        ({"dvc": PLACE | {"url": f"https://{KEY}@example.org/data.git"}}, "url must not contain credentials"),
+        ({"dvc": PLACE | {"url": f"ssh://git:{SECRET}@example.org/data.git"}}, "url must not contain credentials"),
         ({"dvc": PLACE | {"url": "--config=evil"}}, "url"),
         ({"dvc": PLACE | {"revision": "--config"}}, "revision"),
-        ({"dvc": PLACE | {"path": "../data"}}, "must lead from the repository's root"),
-        ({"dvc": PLACE | {"path": "/etc"}}, "must lead from the repository's root"),
+        ({"dvc": PLACE | {"path": "../data"}}, "relative to its root"),
+        ({"dvc": PLACE | {"path": "/etc"}}, "relative to its root"),
     ],
 )
 def test_settings_that_make_no_source_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -612,5 +614,5 @@ def test_addresses_without_secrets_are_fine(url: str) -> None:
 
 
 def test_only_who_reads_s3_imports_boto3() -> None:
-    lines = "import sys, iusp.steps.dataset, iusp.repository; sys.exit('boto3' in sys.modules)"
+    lines = "import sys, iusp.steps.dataset, iusp.sources.dvc_repository; sys.exit('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0

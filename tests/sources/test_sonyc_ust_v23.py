@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from iusp.data.labels import PLACE_AND_TIME
+from iusp.artifacts.dataset import INDEX
+from iusp.data.clips import NO_TRUTH
+from iusp.data.labels import PLACE_AND_TIME, SPLITS
 from iusp.evaluation.slices import SLICED, weakest
 from iusp.sources import sonyc_ust
-from iusp.steps import dataset
 from tests.support import zenodo
 from tests.support.datasets import COLUMNS, reasons, row
 from tests.support.project import STUDENTS, Project
@@ -41,7 +42,7 @@ def rows() -> list[dict[str, Any]]:
     for split, clips, sensors, first in (("train", TRAIN, 3, 0), ("validate", VALIDATE, 2, 50), ("test", TEST, 3, 0)):
         for number in range(clips):
             sensor = str(first + number * sensors // clips)
-            name = f"{int(sensor):02}_{1000 * dataset.SPLITS.index(split) + number:06}.wav"
+            name = f"{int(sensor):02}_{1000 * SPLITS.index(split) + number:06}.wav"
             heard = HEARD[number % len(HEARD)]
             by_volunteers = heard if split == "train" else ["8-1"]
             own = [row(name, split, 7 + volunteer, heard=by_volunteers if volunteer else ()) for volunteer in range(3)]
@@ -101,7 +102,7 @@ def test_clips_of_validate_that_only_volunteers_labelled_are_left_out(project: P
     assert summary["without_truth"]["count"] == VALIDATE - AGREED
     left_out = reasons(project.folder / "data/dataset/unmatched.csv")
     assert len(left_out) == VALIDATE - AGREED > 0.02 * (TRAIN + VALIDATE + TEST)
-    assert set(left_out.values()) == {dataset.NO_TRUTH}
+    assert set(left_out.values()) == {NO_TRUTH}
     assert all(name.startswith(("50_", "51_")) for name in left_out)
     assert summary["quarantined"]["count"] == summary["missing"]["count"] == summary["duplicate_rows"]["count"] == 0
 
@@ -122,7 +123,7 @@ def test_volunteers_label_train_and_agreement_the_rest(labels: pd.DataFrame) -> 
 
 def test_the_index_knows_where_and_when(project: Project) -> None:
     index = pd.read_parquet(project.folder / "data/dataset/index.parquet")
-    assert list(index.columns) == [*dataset.INDEX, *PLACE_AND_TIME]
+    assert list(index.columns) == [*INDEX, *PLACE_AND_TIME]
     assert set(index["seconds"]) == {1, 2, 3}
     last = index[index["split"] == "test"].iloc[-1]
     assert last[["sensor_id", *PLACE_AND_TIME]].to_dict() == where(TEST - 1, "2")

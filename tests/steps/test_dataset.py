@@ -8,13 +8,18 @@ import pandas as pd
 import pytest
 import soundfile
 
+from iusp.artifacts.dataset import INDEX, Examples
+from iusp.data.clips import NO_ANNOTATION, NO_FILE, NO_TRUTH
 from iusp.data.labels import derive_labels, read_annotations
 from iusp.errors import InputError
 from iusp.io import files
+from iusp.sources.choice import find_source, source_version
+from iusp.sources.folder import find_annotations
 from iusp.steps import dataset
 from tests.support.datasets import DEFAULTS, RATE, TAXONOMY, config, ingest, make, reasons, recordings, row
 from tests.support.files import tree
 from tests.support.listener import Listener
+from tests.support.outcomes import outcome
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +52,7 @@ def test_the_index_tells_what_the_clips_are(source, ingested):
     index = pd.read_parquet(ingested[0] / "index.parquet")
     order = [(split, name) for split in sorted(NAMES) for name in NAMES[split]]
     assert list(zip(index["split"], index["audio_filename"], strict=True)) == order
-    assert list(index.columns) == dataset.INDEX
+    assert list(index.columns) == INDEX
     for clip in index.itertuples():
         path = source / "audio" / clip.audio_filename
         known = soundfile.info(path)
@@ -65,19 +70,19 @@ def test_the_labels_are_of_the_same_clips(source, ingested):
 
 def test_the_summary(ingested):
     output, summary = ingested
-    assert json.loads((output / "dataset.json").read_text()) == summary
-    assert summary["clips"] == {"train": 3, "validate": 2, "test": 1}
-    assert {tag: count for tag, count in summary["positives"]["train"].items() if count} == {
+    assert json.loads((output / "dataset.json").read_text()) == summary.model_dump(exclude_none=True)
+    assert summary.clips == {"train": 3, "validate": 2, "test": 1}
+    assert {tag: count for tag, count in summary.positives["train"].items() if count} == {
         "1_engine": 3,
         "1-1_small-sounding-engine": 3,
     }
-    assert {tag: count for tag, count in summary["positives"]["validate"].items() if count} == {
+    assert {tag: count for tag, count in summary.positives["validate"].items() if count} == {
         "8_dog": 2,
         "8-1_dog-barking-whining": 2,
     }
     for kind in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "duplicate_rows"):
-        assert summary[kind] == {"count": 0, "names": []}
-    assert summary["shared_sensors"] == {"count": 0, "names": []}
+        assert getattr(summary, kind) == Examples(count=0, names=[])
+    assert summary.shared_sensors == Examples(count=0, names=[])
     assert {path.name for path in output.iterdir()} == {
         *("annotations.csv", "taxonomy.yaml", "index.parquet", "labels.parquet"),
         *("quarantine.csv", "unmatched.csv", "dataset.json"),
@@ -99,15 +104,14 @@ def test_its_own_output_is_a_source_and_a_run_replaces_the_last_one(ingested, tm
         folder.mkdir()
         (folder / "old").touch()
     ingest(config(tmp_path / "source"), output, workers=1)
-    assert tree(output) == tree(ingested[0])
-    assert tree(recordings(output)) == tree(recordings(ingested[0]))
+    assert outcome(output, recordings(output)) == outcome(ingested[0], recordings(ingested[0]))
 
 
 def test_the_digest_follows_labels_and_audio(source, ingested, tmp_path):
     changed = config(source, coarse="as-published")
     summary = ingest(changed, tmp_path / "out", workers=1)
-    assert summary["positives"]["validate"]["2_machinery-impact"] == 2
-    assert summary["digest"] != ingested[1]["digest"]
+    assert summary.positives["validate"]["2_machinery-impact"] == 2
+    assert summary.digest != ingested[1].digest
 
 
 def test_the_embedded_data_set_goes_the_same_way(tmp_path):
@@ -116,8 +120,8 @@ def test_the_embedded_data_set_goes_the_same_way(tmp_path):
     for workers in (1, 2):
         summary = ingest(embedded, tmp_path / f"out{workers}", workers)
     assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
-    assert summary["clips"] == {"train": 3, "validate": 2, "test": 1}
-    assert not (tmp_path / "out2/generated").exists()
+    assert summary.clips == {"train": 3, "validate": 2, "test": 1}
+    assert not (tmp_path / "out2/source").exists()
     index = pd.read_parquet(tmp_path / "out2/index.parquet")
     assert sorted(index["audio_filename"]) == sorted(path.name for path in recordings(tmp_path / "out2").iterdir())
 
@@ -165,32 +169,32 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
         "empty.wav": "empty file",
         "text.wav": "not audio: neither WAV, FLAC nor OGG",
         "cut.wav": "truncated: ",
-        "rate.wav": "the header contradicts itself: ",
+        "rate.wav": "the header is inconsistent: ",
         "short.wav": "0.0125 s long",
         "long.wav": "61 s long",
-        "nan.wav": "8000 of 8000 frames are NaN, infinite or beyond any level",
+        "nan.wav": "8000 of 8000 frames are NaN, infinite or far too loud",
         "link.wav": "a link that leads out of the data set's folder",
         "double.wav": "several files of this name: audio/deep/double.wav, audio/double.wav",
         **dict.fromkeys(("../secret.wav", "/etc/passwd", "train/own.wav", ".."), "not a plain file name"),
     }
     assert {name: reason[: len(expected[name])] for name, reason in found.items()} == expected
     assert reasons(output / "unmatched.csv") == {
-        "gone.wav": dataset.NO_FILE,
-        "misplaced.wav": dataset.NO_FILE,
-        "member.wav": dataset.NO_TRUTH,
-        "unlabelled.wav": dataset.NO_TRUTH,
-        "audio/stray.wav": dataset.NO_ANNOTATION,
-        "train/misplaced.wav": dataset.NO_ANNOTATION,
+        "gone.wav": NO_FILE,
+        "misplaced.wav": NO_FILE,
+        "member.wav": NO_TRUTH,
+        "unlabelled.wav": NO_TRUTH,
+        "audio/stray.wav": NO_ANNOTATION,
+        "train/misplaced.wav": NO_ANNOTATION,
     }
     assert sorted(path.name for path in recordings(output).iterdir()) == ["good.wav", "own.wav", "silent.wav"]
     assert len(pd.read_parquet(output / "labels.parquet")) == len(pd.read_parquet(output / "index.parquet")) == 3
-    assert summary["quarantined"]["count"] == len(expected)
-    assert summary["missing"] == {"count": 2, "names": ["misplaced.wav", "gone.wav"]}
-    assert summary["unannotated"] == {"count": 2, "names": ["audio/stray.wav", "train/misplaced.wav"]}
-    assert summary["without_truth"] == {"count": 2, "names": ["member.wav", "unlabelled.wav"]}
-    assert summary["junk_rows"] == {"count": 1, "names": ["good.wav (annotator 7)"]}
+    assert summary.quarantined.count == len(expected)
+    assert summary.missing == Examples(count=2, names=["misplaced.wav", "gone.wav"])
+    assert summary.unannotated == Examples(count=2, names=["audio/stray.wav", "train/misplaced.wav"])
+    assert summary.without_truth == Examples(count=2, names=["member.wav", "unlabelled.wav"])
+    assert summary.junk_rows == Examples(count=1, names=["good.wav (annotator 7)"])
     assert "junk rows: good.wav (annotator 7)" in notes
-    assert summary["duplicate_rows"] == {"count": 1, "names": ["good.wav (annotator 1)"]}
+    assert summary.duplicate_rows == Examples(count=1, names=["good.wav (annotator 1)"])
     assert "duplicate rows: good.wav (annotator 1)" in notes
     assert [note for note in notes if note.startswith("quarantined: ") and note.endswith(" and 10 more")]
 
@@ -202,7 +206,7 @@ def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
     assert str(listing) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert len(reasons(listing)) == 15
-    assert reasons(listing)["gone.wav"] == dataset.NO_FILE
+    assert reasons(listing)["gone.wav"] == NO_FILE
     assert not (tmp_path / "out").exists()
     ingest(config(damaged, max_bad_share=0.75), tmp_path / "out", workers=1)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out", recordings(tmp_path / "out")]
@@ -221,24 +225,24 @@ def test_sensors_that_cross_splits(tmp_path):
     with pytest.raises(InputError, match="sensors with clips in two splits: 3; move"):
         ingest(config(folder, shared_sensors="refuse"), tmp_path / "out", workers=1)
     summary = ingest(config(folder), tmp_path / "out", workers=1)
-    assert summary["shared_sensors"] == {"count": 1, "names": ["3"]}
+    assert summary.shared_sensors == Examples(count=1, names=["3"])
 
 
 def test_unknown_sensors_are_not_shared(tmp_path):
     folder = make(tmp_path / "data", [row("a.wav", sensor=""), row("b.wav", "validate", 0, sensor="")])
     refusing = config(folder, shared_sensors="refuse")
-    assert ingest(refusing, tmp_path / "out", workers=1)["shared_sensors"]["count"] == 0
+    assert ingest(refusing, tmp_path / "out", workers=1).shared_sensors.count == 0
 
 
 def test_the_annotations_may_have_another_name(source, tmp_path):
     (tmp_path / "annotations-dev.csv").write_text("split,audio_filename\n")
     (tmp_path / "sources.csv").write_text("clip,licence\n")
-    assert dataset._find_annotations(tmp_path).name == "annotations-dev.csv"
+    assert find_annotations(tmp_path).name == "annotations-dev.csv"
     (tmp_path / "more.csv").write_text("audio_filename\n")
     with pytest.raises(InputError, match=r"needs annotations\.csv, or just one .*; found annotations-dev\.csv, more"):
-        dataset._find_annotations(tmp_path)
+        find_annotations(tmp_path)
     (tmp_path / "annotations.csv").touch()
-    assert dataset._find_annotations(tmp_path).name == "annotations.csv"
+    assert find_annotations(tmp_path).name == "annotations.csv"
 
 
 @pytest.mark.parametrize(
@@ -338,17 +342,21 @@ def test_a_killed_run_resumes_and_leaves_no_process(tmp_path):
 def test_a_changed_source_is_not_resumed_from(source, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(source, folder)
-    key = dataset._key(config(folder), None, tmp_path / "out")
-    assert dataset._key(config(folder), None, tmp_path / "out") == key
-    assert dataset._key(config(folder, max_seconds=5.0), None, tmp_path / "out") != key
+
+    def key(settings):
+        return dataset.work_key(settings, find_source(settings))
+
+    before = key(config(folder))
+    assert key(config(folder)) == before
+    assert key(config(folder, max_seconds=5.0)) != before
     soundfile.write(folder / "audio/t1.wav", np.zeros(RATE), RATE)
-    assert dataset._key(config(folder), None, tmp_path / "out") != key
+    assert key(config(folder)) != before
 
 
 def test_the_source_s_version_follows_its_files(source, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(source, folder)
-    before = dataset.source_version(config(folder))
-    assert dataset.source_version(config(folder)) == before
+    before = source_version(config(folder))
+    assert source_version(config(folder)) == before
     (folder / "audio/another.wav").write_bytes(b"RIFF")
-    assert dataset.source_version(config(folder)) != before
+    assert source_version(config(folder)) != before

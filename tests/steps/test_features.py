@@ -221,7 +221,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("packed") / "features"
-    assert features.run(CONFIG, dataset, dataset / "audio", output, Reporter(), workers=2) == CLIPS
+    assert features.run(CONFIG, features.Inputs(dataset, dataset / "audio"), output, Reporter(), workers=2) == CLIPS
     return output
 
 
@@ -265,10 +265,10 @@ def test_statistics_are_of_train_alone(packed):
 
 
 def test_neither_workers_nor_shards_change_the_bytes(dataset, packed, tmp_path):
-    features.run(CONFIG, dataset, dataset / "audio", tmp_path / "alone", Reporter(), workers=1)
+    features.run(CONFIG, features.Inputs(dataset, dataset / "audio"), tmp_path / "alone", Reporter(), workers=1)
     assert tree(tmp_path / "alone") == tree(packed)
     whole = CONFIG.model_copy(update={"clips_per_shard": 100})
-    features.run(whole, dataset, dataset / "audio", tmp_path / "whole", Reporter(), workers=1)
+    features.run(whole, features.Inputs(dataset, dataset / "audio"), tmp_path / "whole", Reporter(), workers=1)
     for split in SPLITS:
         assert (tmp_path / "whole" / f"{split}.npy").read_bytes() == (packed / f"{split}.npy").read_bytes()
     assert torch.equal(read_features(tmp_path / "whole").mean, read_features(packed).mean)
@@ -289,7 +289,8 @@ class Killer(Reporter):
 
 if __name__ == "__main__":
     config = Features.model_validate_json(sys.argv[3])
-    features.run(config, Path(sys.argv[1]), Path(sys.argv[1]) / "audio", Path(sys.argv[2]), Killer(), workers=1)
+    inputs = features.Inputs(Path(sys.argv[1]), Path(sys.argv[1]) / "audio")
+    features.run(config, inputs, Path(sys.argv[2]), Killer(), workers=1)
 """
 
 
@@ -318,8 +319,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(dataset, packed, tmp_
     told = []
     features.run(
         CONFIG,
-        dataset,
-        dataset / "audio",
+        features.Inputs(dataset, dataset / "audio"),
         output,
         Listener(lambda task, done, total, message: told.append((done, total))),
         workers=1,
@@ -338,8 +338,7 @@ def test_shards_of_other_code_are_made_again(dataset, tmp_path, monkeypatch):
     told = []
     features.run(
         CONFIG,
-        dataset,
-        dataset / "audio",
+        features.Inputs(dataset, dataset / "audio"),
         tmp_path / "features",
         Listener(lambda task, done, *_: told.append(done)),
         workers=1,
@@ -371,7 +370,7 @@ def test_a_clip_that_is_not_the_indexed_one_is_refused_by_name(dataset, tmp_path
     else:
         shutil.copy(copy / "audio" / "t4.wav", clip)
     with pytest.raises(InputError, match=r"t3\.wav") as caught:
-        features.run(CONFIG, copy, copy / "audio", tmp_path / "features", Reporter(), workers=1)
+        features.run(CONFIG, features.Inputs(copy, copy / "audio"), tmp_path / "features", Reporter(), workers=1)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "features").exists()
 
@@ -380,7 +379,9 @@ def test_no_training_clip_is_refused(dataset, tmp_path):
     index = pd.read_parquet(dataset / "index.parquet")
     index[index["split"] != "train"].to_parquet(tmp_path / "index.parquet", index=False)
     with pytest.raises(InputError, match=r"index\.parquet.*training"):
-        features.run(CONFIG, tmp_path, tmp_path / "audio", tmp_path / "features", Reporter(), workers=1)
+        features.run(
+            CONFIG, features.Inputs(tmp_path, tmp_path / "audio"), tmp_path / "features", Reporter(), workers=1
+        )
 
 
 def test_the_digest_names_settings_clips_and_order():
@@ -484,7 +485,7 @@ def test_damaged_features_are_refused(packed, tmp_path, how):
 
 def test_features_are_digested_once_in_a_process(packed, tmp_path, monkeypatch):
     copy, digested = shutil.copytree(packed, tmp_path / "features"), []
-    monkeypatch.setattr("iusp.features.sha256", lambda path: digested.append(path.name) or sha256(path))
+    monkeypatch.setattr("iusp.features.packed.sha256", lambda path: digested.append(path.name) or sha256(path))
     for _ in range(3):
         opened = read_features(copy)
         for split in ("train", "validate"):
@@ -512,7 +513,7 @@ def test_digital_silence_is_not_divided_by(tmp_path):
     soundfile.write(data / "audio" / "s.wav", np.zeros(4000), 8000)
     index = pd.DataFrame({"audio_filename": ["s.wav"], "split": "train", "sha256": sha256(data / "audio" / "s.wav")})
     index.to_parquet(data / "index.parquet", index=False)
-    features.run(CONFIG, data, data / "audio", tmp_path / "features", Reporter(), workers=1)
+    features.run(CONFIG, features.Inputs(data, data / "audio"), tmp_path / "features", Reporter(), workers=1)
     opened = read_features(tmp_path / "features")
     assert torch.equal(opened.std, torch.ones(16))
     assert opened.mean.tolist() == pytest.approx([float(np.float16(np.log(1e-6)))] * 16)

@@ -10,6 +10,7 @@ import pandas as pd
 import soundfile
 
 import iusp
+from iusp.artifacts.dataset import DatasetSummary
 from iusp.config.dataset import Dataset
 from iusp.config.params import load
 from iusp.data.taxonomy import read_taxonomy
@@ -67,6 +68,6 @@ def recordings(output: Path) -> Path:
     return output.with_name(f"{output.name}-recordings")
 
 
-def ingest(settings: Dataset, output: Path, workers: int = 1) -> dict[str, Any]:
+def ingest(settings: Dataset, output: Path, workers: int = 1) -> DatasetSummary:
     """Run the dataset step."""
     return dataset.run(settings, output, recordings(output), Reporter(), workers)
