@@ -64,8 +64,8 @@ check: lint ## Check style, types, contracts, and run the unit tests (under a mi
 test: .venv/installed-dev ## Run the tests to run before a pull request (under 5 minutes on 2 cores)
 	$(PYTEST) -m "$(NEEDS_NOTHING) and not slow"
 
-test-all: .venv/installed-dev .venv/installed-executorch ## Run every test that needs neither ../shared nor containers; FULL=1: no sampling
-	$(PYTEST) -m "not shared and not containers"
+test-all: test .venv/installed-executorch ## Run every test that needs neither ../shared nor containers; FULL=1: no sampling
+	$(PYTEST) -m "(slow or faults or executorch) and not shared and not containers"
 
 test-shared: .venv/installed-dev ## Run the tests that read ../shared/data (real annotations and recordings)
 	$(PYTEST) -m shared
