@@ -127,6 +127,7 @@ def submit(
     SSL_CERT_FILE to a file of certificates if the server uses your own authority.
     """
     from pipelines.graph import check_source, write
+    from pipelines.submit import Cluster, Submission
     from pipelines.submit import submit as submit_package
 
     config = _config(ctx, changes, image)
@@ -139,7 +140,8 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "iusp.yaml"
         write(config, package)
-        submit_package(package, "iusp", host, namespace, experiment, title, not no_cache, wait, schedule, click.echo)
+        submission = Submission("iusp", experiment, title, not no_cache, wait, schedule)
+        submit_package(package, Cluster(host, namespace), submission, click.echo)
 
 
 def _object_name(ctx: click.Context, option: click.Parameter, value: str) -> str:
@@ -184,7 +186,7 @@ def trainjob(
 
     from iusp.io.files import atomic
     from pipelines.graph import MLFLOW_KEYS
-    from pipelines.trainjob import manifest
+    from pipelines.trainjob import Pods, Secrets, manifest
 
     for change in changes:
         if not change.startswith("kubeflow."):
@@ -192,22 +194,20 @@ def trainjob(
     cluster = _config(ctx, changes, image).kubeflow
     pod = cluster.pod_of("teacher")
     secret = cluster.mlflow_secret
-    document = manifest(
-        name,
-        cluster.image,
-        claim,
+    pods = Pods(
+        image=cluster.image,
+        claim=claim,
         user=cluster.user,
         nodes=nodes,
         processes_per_node=processes,
         cpu=pod.cpu,
         memory=pod.memory,
         accelerators={pod.accelerator.resource: pod.accelerator.count} if pod.accelerator else {},
-        timeout_seconds=pod.timeout_seconds,
         node_selector=pod.node_selector,
         tolerations=[toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
-        secrets={"MLFLOW_TRACKING_URI": secret} if secret else {},
-        optional_secrets=dict.fromkeys(MLFLOW_KEYS, secret) if secret else {},
     )
+    secrets = Secrets({"MLFLOW_TRACKING_URI": secret}, dict.fromkeys(MLFLOW_KEYS, secret)) if secret else Secrets()
+    document = manifest(name, pods, secrets, pod.timeout_seconds)
     with atomic(output) as temporary:
         temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     click.echo(f"{output}: kubectl create --filename {output}")

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,18 +67,41 @@ class _UnavailableError(InputError):
     """The server cannot answer now; a retry may succeed."""
 
 
-def submit(
-    package: Path,
-    pipeline_name: str,
-    host: str,
-    namespace: str | None,
-    experiment: str,
-    run_name: str,
-    caching: bool,
-    wait: bool,
-    schedule: str | None,
-    say: Callable[[str], None],
-) -> None:
+@dataclass(frozen=True)
+class Cluster:
+    """A Kubeflow installation.
+
+    Attributes:
+        host: http:// or https:// address of Kubeflow Pipelines: the address of its pages up to /#/.
+        namespace: Kubernetes namespace, if several users share Kubeflow.
+    """
+
+    host: str
+    namespace: str | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is run on a cluster, and how.
+
+    Attributes:
+        pipeline_name: the pipeline's name in Kubeflow.
+        experiment: name of the experiment that the run belongs to.
+        run_name: name of the run or of the recurring run.
+        caching: whether tasks may use Kubeflow's cache, as the package says.
+        wait: whether to return only when the run has succeeded, and to report each change of state until then.
+        schedule: CRON expression, in the cluster's time zone (UTC by default), of five fields, or six with seconds.
+    """
+
+    pipeline_name: str
+    experiment: str
+    run_name: str
+    caching: bool = True
+    wait: bool = False
+    schedule: str | None = None
+
+
+def submit(package: Path, cluster: Cluster, submission: Submission, say: Callable[[str], None]) -> None:
     """Upload a compiled pipeline and run it.
 
     The pipeline and the experiment are created if they do not exist. The digest of the package is the name of the
@@ -89,27 +113,23 @@ def submit(
 
     Args:
         package: YAML file that the Kubeflow compiler wrote.
-        pipeline_name: the pipeline's name in Kubeflow.
-        host: http:// or https:// address of Kubeflow Pipelines: the address of its pages up to /#/.
-        namespace: Kubernetes namespace, if several users share Kubeflow.
-        experiment: name of the experiment that the run belongs to.
-        run_name: name of the run or of the recurring run.
-        caching: whether tasks may use Kubeflow's cache, as the package says.
-        wait: whether to return only when the run has succeeded, and to report each change of state until then.
-        schedule: CRON expression, in the cluster's time zone (UTC by default), of five fields, or six with seconds.
+        cluster: the Kubeflow installation.
+        submission: what is run, and how.
         say: called with each line that people should read.
 
     Raises:
-        RunFailedError: `wait` is set and the run did not succeed.
+        RunFailedError: the submission waits and the run did not succeed.
         InputError: an argument is invalid, or Kubeflow cannot be reached or rejects the request.
     """
+    wait, schedule, run_name = submission.wait, submission.schedule, submission.run_name
     if wait and schedule is not None:
         raise InputError("--wait and --schedule cannot be combined, because a recurring run does not end")
     cron = None if schedule is None else _six_fields(schedule)
-    content, tasks = _read(package, caching)
-    server = _Server(host, namespace)
-    version = server.version(server.pipeline(pipeline_name), pipeline_name, content, say)
-    experiment_id = server.experiment(experiment)
+    content, tasks = _read(package, submission.caching)
+    server = _Server(cluster.host, cluster.namespace)
+    name = submission.pipeline_name
+    version = server.version(server.pipeline(name), name, content, say)
+    experiment_id = server.experiment(submission.experiment)
     if cron is not None:
         server.schedule(version, experiment_id, run_name, cron, say)
         return

@@ -24,7 +24,7 @@ from kfp import compiler, dsl
 
 from iusp.errors import InputError
 from pipelines import submit as module
-from pipelines.submit import RunFailedError, submit
+from pipelines.submit import Cluster, RunFailedError, Submission, submit
 from tests.support.kubeflow_api import Failure, KubeflowApi, Progress
 from tests.support.local_servers import environment, heed_interrupts
 from tests.support.project import ROOT
@@ -87,20 +87,12 @@ class User:
     lines: list[str] = field(default_factory=list)
 
     def submit(self, host: str, **changed: Any) -> list[str]:
-        settings: dict[str, Any] = {
-            "package": self.package,
-            "pipeline_name": "urban sounds",
-            "host": host,
-            "namespace": None,
-            "experiment": "nightly",
-            "run_name": "first run",
-            "caching": True,
-            "wait": False,
-            "schedule": None,
-            "say": self.lines.append,
-        }
+        settings: dict[str, Any] = {"pipeline_name": "urban sounds", "experiment": "nightly", "run_name": "first run"}
+        settings |= changed
+        package, namespace = settings.pop("package", self.package), settings.pop("namespace", None)
+        say = settings.pop("say", self.lines.append)
         before = len(self.lines)
-        submit(**settings | changed)
+        submit(package, Cluster(host, namespace), Submission(**settings), say)
         return self.lines[before:]
 
     def refused(self, host: str, **changed: Any) -> str:
@@ -727,8 +719,9 @@ def test_ctrl_c_in_a_process(api: KubeflowApi, user: User) -> None:
     """A signal, not an exception: nothing swallows it, and the command ends."""
     api.progress = [Progress("RUNNING")]
     program = (
-        "import sys; from pathlib import Path; from pipelines.submit import submit\n"
-        "submit(Path(sys.argv[1]), 'p', sys.argv[2], None, 'e', 'r', True, True, None, lambda l: print(l, flush=True))"
+        "import sys; from pathlib import Path; from pipelines.submit import Cluster, Submission, submit\n"
+        "submission = Submission('p', 'e', 'r', wait=True)\n"
+        "submit(Path(sys.argv[1]), Cluster(sys.argv[2]), submission, lambda line: print(line, flush=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(user.package), api.url],

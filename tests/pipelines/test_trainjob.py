@@ -1,31 +1,32 @@
 import subprocess
+from dataclasses import replace
 
 import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
-from pipelines.trainjob import TEACHER, manifest
+from pipelines.trainjob import TEACHER, Pods, Secrets, manifest
 
 pytestmark = pytest.mark.integration
 
-SETTINGS = {
-    "user": 10001,
-    "nodes": 2,
-    "processes_per_node": 4,
-    "cpu": "8",
-    "memory": "32Gi",
-    "accelerators": {"nvidia.com/gpu": 4},
-    "timeout_seconds": 43200,
-    "node_selector": {"pool": "gpu"},
-    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "secrets": {"MLFLOW_TRACKING_URI": "iusp-mlflow"},
-    "optional_secrets": {"MLFLOW_TRACKING_TOKEN": "iusp-mlflow"},
-}
+PODS = Pods(
+    image="registry.example/iusp@sha256:0",
+    claim="project",
+    user=10001,
+    nodes=2,
+    processes_per_node=4,
+    cpu="8",
+    memory="32Gi",
+    accelerators={"nvidia.com/gpu": 4},
+    node_selector={"pool": "gpu"},
+    tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+)
+SECRETS = Secrets({"MLFLOW_TRACKING_URI": "iusp-mlflow"}, {"MLFLOW_TRACKING_TOKEN": "iusp-mlflow"})
 
 
 @pytest.fixture
 def job():
-    return manifest("teacher", "registry.example/iusp@sha256:0", "project", **SETTINGS)
+    return manifest("teacher", PODS, SECRETS, 43200)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_size_of_the_job(job):
     wanted = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "4"}
     assert trainer["resourcesPerNode"] == {"requests": wanted, "limits": wanted}
     assert "&id" not in yaml.safe_dump(job), "an anchor, which people do not expect in a manifest"
-    small = manifest("teacher", "iusp:cpu", "project", **SETTINGS | {"accelerators": {}})
+    small = manifest("teacher", replace(PODS, accelerators={}), SECRETS, 43200)
     assert small["spec"]["trainer"]["resourcesPerNode"]["limits"] == {"cpu": "8", "memory": "32Gi"}
 
 
