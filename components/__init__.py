@@ -1,8 +1,8 @@
-"""The steps as Kubeflow sees them: typed artifacts around the functions of `iusp.steps`."""
+"""The Kubeflow components: functions of `iusp.steps` with typed artifacts as inputs and outputs."""
 
 from functools import partial
 
 from kfp.dsl import component
 
-# The graph gives every task its true image; nothing is installed when a task starts.
+# The graph sets the image of every task. Nothing is installed when a task starts.
 step = partial(component, base_image="iusp", install_kfp_package=False)

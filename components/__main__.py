@@ -23,9 +23,10 @@ def readme() -> str:
     evaluation = evaluation_of({"name": [0]})
     components = (begin, dataset, features_part, features, teacher, student, evaluation, registration, finish)
     head = (
-        "# Components\n\nWritten by `python -m components` from signatures and docstrings; not by hand.\n\n"
-        "Each runs one step of `iusp.steps` in an image of [docker/](../docker); [pipelines/](../pipelines) chains "
-        "them.\n"
+        "# Components\n\n"
+        "`python -m components` writes this page from the signatures and docstrings. Do not edit it.\n\n"
+        "Each component runs one step of `iusp.steps` in an image of [docker/](../docker). [pipelines/](../pipelines) "
+        "connects them.\n"
     )
     return head + "".join(map(_section, components))
 
@@ -34,7 +35,7 @@ def _section(component: PythonComponent) -> str:
     spec = component.component_spec
     documented = parse(component.python_func.__doc__ or "")
     described = {param.arg_name: param.description for param in documented.params}
-    # Kubeflow's name of a returned value.
+    # Kubeflow gives this name to the returned value.
     described["Output"] = documented.returns.description if documented.returns else None
     rows = [
         f"| `{name}` | {direction} | {part.type.removeprefix('system.').split('@')[0]} | {described[name]} |\n"

@@ -1,18 +1,18 @@
-"""What comes before the steps."""
+"""The task before the steps on a cluster."""
 
 from components import step
 
 
 @step
 def begin(config: str, run_name: str) -> str:
-    """Open the MLflow run under which those of all steps will hang, name the Kubeflow run in it, look at the data.
+    """Open the MLflow run that is the parent of the runs of all steps, and compute the digest of the source data.
 
     Args:
-        config: all of params.yaml that shapes a result, as JSON.
-        run_name: of the Kubeflow run.
+        config: all settings of params.yaml that change a result, as JSON.
+        run_name: name of the Kubeflow run, which the MLflow run gets as a tag.
 
     Returns:
-        A digest of what the source of the recordings holds now.
+        Digest of the current content of the source of the recordings.
     """
     from iusp.cli.console import readable_failures
     from iusp.config.params import Settings

@@ -10,10 +10,10 @@ def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Outp
     """Collect, check, index and label the recordings.
 
     Args:
-        config: `dataset` of params.yaml, as JSON.
-        source: digest of the content of the source; with other recordings, Kubeflow does not use its cache.
+        config: section `dataset` of params.yaml, as JSON.
+        source: digest of the content of the source; if it changes, Kubeflow does not use its cache.
         dataset: index, labels, annotations, taxonomy, and lists of the clips that were left out.
-        recordings: audio files.
+        recordings: audio files of all good clips.
     """
     from pathlib import Path
 

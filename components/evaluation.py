@@ -1,8 +1,8 @@
 """Step 5 on a cluster: a component with one input for each seed of each student.
 
-Kubeflow can gather only the outputs of a loop into one list, and a loop's tasks have no names of their own. Here every
-student is a task with its name and its model an arrow in the graph, so the component needs an input for each of them.
-Its source is `evaluation.py.jinja`.
+Kubeflow can collect outputs into a list only from a loop, and the tasks of a loop have no names of their own. In this
+graph, every seed of every student is a named task, so the component needs one input for each of them. Its source is the
+template `evaluation.py.jinja`.
 """
 
 import runpy

@@ -10,10 +10,10 @@ def features(config: str, dataset: Input[Dataset], parts: Input[list[Dataset]], 
     """Merge all parts of the log-mel features.
 
     Args:
-        config: `features` of params.yaml, as JSON.
-        dataset: index and labels, from the dataset step.
+        config: section `features` of params.yaml, as JSON.
+        dataset: tables of the dataset step.
         parts: shards of every part.
-        features: one packed file for each split, and the settings that shaped it.
+        features: one packed file for each split, with its index and settings.
     """
     from pathlib import Path
 

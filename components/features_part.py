@@ -12,11 +12,11 @@ def features_part(
     """Compute the log-mel features of every `parts`-th shard of the clips.
 
     Args:
-        config: `features` of params.yaml, as JSON.
-        part: number of this part, from 0.
+        config: section `features` of params.yaml, as JSON.
+        part: index of this part, from 0.
         parts: number of parts that the work is divided into.
-        dataset: index and labels, from the dataset step.
-        recordings: audio files, from the dataset step.
+        dataset: tables of the dataset step.
+        recordings: audio files of the dataset step.
         shards: packed features, one file for each shard.
     """
     from pathlib import Path

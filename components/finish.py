@@ -1,4 +1,4 @@
-"""What comes after the steps, whether they succeeded or not."""
+"""The task after the steps on a cluster, which runs even if a step failed."""
 
 from kfp.dsl import PipelineTaskFinalStatus
 
@@ -10,7 +10,7 @@ def finish(status: PipelineTaskFinalStatus) -> None:
     """Record the pipeline's final status in MLflow.
 
     Args:
-        status: of all steps together; Kubeflow fills it in.
+        status: final status of the pipeline, which Kubeflow passes in.
     """
     from iusp.cli.console import readable_failures
     from iusp.registry.tracking import Tracker, readable_errors

@@ -9,13 +9,13 @@ from components import step
 def registration(
     config: str, dataset: Input[Dataset], evaluation: Input[Artifact], registration: Output[Artifact]
 ) -> None:
-    """Register every student in MLflow; the best on validate becomes the challenger.
+    """Register every student in MLflow, and give the alias `challenger` to the student that is best on validate.
 
     Args:
-        config: all of params.yaml that shapes a result, as JSON.
-        dataset: of the dataset step.
-        evaluation: of the evaluation step.
-        registration: which version each student became.
+        config: all settings of params.yaml that change a result, as JSON.
+        dataset: tables of the dataset step.
+        evaluation: output of the evaluation step.
+        registration: JSON file with the registered version of each student.
     """
     from pathlib import Path
 

@@ -9,14 +9,14 @@ from components import step
 def student(
     recipe: str, dataset: Input[Dataset], features: Input[Dataset], teacher: Input[Model], student: Output[Model]
 ) -> None:
-    """Train a student, here for one seed, from labels and the teacher's stored knowledge.
+    """Train one seed of a student from the labels and the teacher's stored knowledge.
 
     Args:
-        recipe: everything in params.yaml that shapes the student, with one seed, as JSON.
-        dataset: of the dataset step.
-        features: of the features step.
-        teacher: of the teacher step.
-        student: weights and training record, in a folder for each seed.
+        recipe: all settings of params.yaml that change the student, with one seed, as JSON.
+        dataset: tables of the dataset step.
+        features: output of the features step.
+        teacher: output of the teacher step.
+        student: weights and training record, in a folder named after the seed.
     """
     import os
     from pathlib import Path

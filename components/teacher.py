@@ -12,11 +12,11 @@ def teacher(
     """Train the teacher and store its knowledge of every training clip.
 
     Args:
-        config: `teacher` of params.yaml, as JSON.
-        augmentation: `augmentation` of params.yaml, as JSON.
-        dataset: of the dataset step.
-        features: of the features step.
-        teacher: weights, training record and knowledge.
+        config: section `teacher` of params.yaml, as JSON.
+        augmentation: section `augmentation` of params.yaml, as JSON.
+        dataset: tables of the dataset step.
+        features: output of the features step.
+        teacher: weights, training record and knowledge of the teacher.
     """
     import os
     from pathlib import Path

@@ -9,16 +9,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# MLflow reads this variable when it is imported, and has no other switch. No usage data is sent unless the user asks.
+# MLflow reads this variable when it is imported, and has no other switch. MLflow sends no usage data unless the user
+# sets the variable to false.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def load(model: str | Path) -> "DeviceModel":
-    """Load a student that tags recordings (`DeviceModel.tag`). Needs no torch, and unpickles nothing.
+    """Load a student that tags recordings (`DeviceModel.tag`). It needs no torch and reads no pickle.
 
     Args:
-        model: `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that MLFLOW_TRACKING_URI names; its
-            float32 network is downloaded. Or the path of `float32.onnx` or `int8.onnx`, which needs no MLflow.
+        model: either `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that MLFLOW_TRACKING_URI names,
+            whose float32 network is downloaded; or the path of `float32.onnx` or `int8.onnx`, which needs no MLflow.
 
     Raises:
         iusp.errors.InputError: the model does not exist or is damaged.

@@ -1,1 +1,1 @@
-"""What a student can learn from a teacher besides labels: one small file per loss."""
+"""Distillation losses, by which a student learns from a teacher in addition to labels. Each loss has its own module."""

@@ -1,11 +1,11 @@
-r"""Attention transfer: where in time and frequency a layer is active (Zagoruyko & Komodakis, ICLR 2017).
+r"""Attention transfer: maps of where in time and frequency a layer is active (Zagoruyko & Komodakis, ICLR 2017).
 
 .. math:: A_{t,f} = \sum_c a_{c,t,f}^2, \quad
     L = \frac{1}{B T F} \sum_n \left\lVert \frac{A_{n,t}}{\lVert A_{n,t} \rVert_2}
     - \frac{A_{n,s}}{\lVert A_{n,s} \rVert_2} \right\rVert_2^2
 
-where a are the feature maps of one layer. This is the paper's activation-based form with p = 2. The mean instead of the
-sum is that of the authors' code.
+where a are the feature maps of one layer. This is the paper's activation-based form with p = 2. The squared differences
+are averaged, not summed, as in the authors' code.
 """
 
 from torch import Tensor
@@ -21,8 +21,8 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: feature maps (B, C, T, F).
-        teacher: attention (B, T', F'), up to a factor per clip. Along each axis the finer one is averaged to the
-            coarser.
+        teacher: attention maps (B, T', F'), up to a factor per clip. If the sizes differ along an axis, the larger one
+            is averaged to the smaller one.
     """
     size = min(student.shape[2], teacher.shape[1]), min(student.shape[3], teacher.shape[2])
     own, others = (
@@ -36,7 +36,7 @@ class Loss(MethodLoss):
     """Attention transfer of a batch, averaged over layers."""
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
         return self.mean_over_layers(
             lambda layer: attention_loss(outputs.maps[-layer], outputs.knowledge[f"attention-{layer}"])
         )

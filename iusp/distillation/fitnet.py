@@ -2,9 +2,9 @@ r"""FitNet: the features of a middle layer as hints (Romero et al., ICLR 2015, e
 
 .. math:: L = \frac{1}{2 B T' C} \sum_n \lVert Q_{n,t} - r(Q_{n,s}) \rVert_F^2
 
-Q_n has one row per frame of clip n. The regressor r is trained with the student and leads from its channels to the
-teacher's. The paper's hints are whole feature maps. Here they are averaged over the bands, so that they can be stored
-and the networks may have different bands.
+Q_n has one row per frame of clip n. The regressor r is trained with the student and maps its channels to the teacher's
+channels. In the paper, the hints are whole feature maps. Here they are averaged over the bands, so that they can be
+stored and both networks may have different numbers of bands.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: frames (B, T', C), after the regressor.
-        teacher: frames (B, T'', C); where T' and T'' differ, the finer one is averaged to the coarser.
+        teacher: frames (B, T'', C). If T' and T'' differ, the longer sequence is averaged to the shorter one.
     """
     count = min(student.shape[1], teacher.shape[1])
     return (pooled_frames(teacher.float(), count) - pooled_frames(student.float(), count)).square().mean() / 2
 
 
 class Loss(MethodLoss):
-    """FitNet of a batch, averaged over layers, with a regressor for each layer."""
+    """FitNet loss of a batch, averaged over layers, with one regressor for each layer."""
 
     def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
         super().__init__(subject, layers, temperature)
@@ -39,7 +39,7 @@ class Loss(MethodLoss):
         )
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
 
         def loss(layer: int) -> Tensor:
             hints = band_means(outputs.maps[-layer])

@@ -3,8 +3,8 @@ r"""Inter-KD: labels and soft labels for auxiliary heads on the middle layers (Y
 .. math:: L = \frac{1}{H} \sum_h \mathrm{BCE}(\sigma(z_h), y)
     + \tau^2 \cdot \mathrm{BCE}(\sigma(z_h / \tau), \sigma(z_t / \tau))
 
-where z_h are the logits of head h. The paper's heads are CTC layers of a speech recogniser; here they have the losses
-of a tagger. The heads are trained with the student and then dropped.
+where z_h are the logits of head h. In the paper, the heads are CTC layers of a speech recogniser; here they are tagging
+heads. They are trained with the student and then dropped.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from iusp.models.maps import pooled
 
 
 def inter_loss(student: Sequence[Tensor], targets: Tensor, mask: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the mean over heads.
+    """Return the mean loss over the heads.
 
     Args:
-        student: logits (B, K) of each head.
-        targets: labels (B, K), 0 to 1.
+        student: logits (B, K) of each head of the student.
+        targets: labels (B, K) in [0, 1].
         mask: bool (B, K), True where the label is known; other labels have no effect.
-        teacher: logits (B, K).
+        teacher: logits (B, K) of the teacher.
         temperature: τ > 0 of the soft labels.
     """
     known = mask.sum().clamp_min(1)
@@ -38,7 +38,7 @@ def inter_loss(student: Sequence[Tensor], targets: Tensor, mask: Tensor, teacher
 
 
 class Loss(MethodLoss):
-    """Inter-KD of a batch, with an auxiliary head on each layer."""
+    """Inter-KD loss of a batch, with an auxiliary head on each layer."""
 
     def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
         super().__init__(subject, layers, temperature)
@@ -47,6 +47,6 @@ class Loss(MethodLoss):
         )
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
         logits = [self.heads[str(layer)](pooled(outputs.maps[-layer]).float()) for layer in self.layers]
         return inter_loss(logits, outputs.targets, outputs.mask, outputs.knowledge["logits"], self.temperature)

@@ -3,8 +3,9 @@ r"""IUSP: similarities between the frames of one clip (Chang, Kao, Sun & Wang, I
 .. math:: \tilde G_n = Q_n Q_n^\top, \quad G_{n,i,:} = \tilde G_{n,i,:} / \lVert \tilde G_{n,i,:} \rVert_2, \quad
     L = \frac{1}{B T'^2} \sum_n \lVert G_{n,t} - G_{n,s} \rVert_F^2
 
-Q_n has one row per frame of clip n. Sounds repeat, so which frames of a clip are alike is worth teaching. The equation
-is rebuilt from the paper's abstract and from SP's equations; it has not been checked against the paper's text.
+Q_n has one row per frame of clip n. The student learns which frames of a clip are similar, because many sounds repeat.
+The equation is reconstructed from the paper's abstract and from SP's equations. It has not been checked against the
+paper's full text.
 """
 
 from torch import Tensor
@@ -18,9 +19,9 @@ def iusp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared difference of frame similarities.
 
     Args:
-        student: frames (B, T', D).
-        teacher: Gram matrices (B, T'', T'') of the teacher's frames, each up to a factor. Where T' and T'' differ, the
-            finer one is averaged to the coarser.
+        student: frames (B, T', D) of the student.
+        teacher: Gram matrices (B, T'', T'') of the teacher's frames, each up to a factor. If T' and T'' differ, the
+            longer sequence is averaged to the shorter one.
     """
     count = min(student.shape[1], teacher.shape[1])
     own, others = gram(pooled_frames(student.float(), count)), pooled_gram(teacher.float(), count)
@@ -28,10 +29,10 @@ def iusp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Loss(MethodLoss):
-    """IUSP of a batch, averaged over layers."""
+    """IUSP loss of a batch, averaged over layers."""
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
         return self.mean_over_layers(
             lambda layer: iusp_loss(frames(outputs.maps[-layer]), outputs.knowledge[f"similarity-{layer}"])
         )

@@ -10,20 +10,20 @@ from iusp.distillation.method import MethodLoss, Outputs
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the mean over clips and tags.
+    """Return the mean loss over clips and tags.
 
     Args:
-        student: logits (B, K).
-        teacher: logits (B, K).
-        temperature: τ > 0; the factor τ² keeps the size of the gradient.
+        student: logits (B, K) of the student.
+        teacher: logits (B, K) of the teacher.
+        temperature: temperature τ > 0; the factor τ² keeps the scale of the gradient.
     """
     soft = (teacher.float() / temperature).sigmoid()
     return temperature**2 * binary_cross_entropy_with_logits(student.float() / temperature, soft)
 
 
 class Loss(MethodLoss):
-    """KD of a batch."""
+    """KD loss of a batch."""
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
         return kd_loss(outputs.logits, outputs.knowledge["logits"], self.temperature)

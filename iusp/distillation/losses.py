@@ -1,4 +1,4 @@
-"""The distillation losses of a student, put together from the methods' modules."""
+"""The weighted sum of the distillation losses of a student, each defined in the module of its method."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +16,7 @@ def loss_class(method: str) -> type[MethodLoss]:
 
 
 class DistillationLosses(nn.Module):
-    """The weighted distillation losses of a student, with what is trained beside it and dropped afterwards.
+    """The weighted distillation losses of a student, and the auxiliary layers that are trained with it.
 
     Args:
         recipe: methods of the student, their weights and their layers; the student must have those layers.
@@ -26,7 +26,7 @@ class DistillationLosses(nn.Module):
     def __init__(self, recipe: Recipe, subject: Subject) -> None:
         super().__init__()
         self.weights = recipe.weights
-        # The temperature is None where no method uses it.
+        # The temperature is None if no method uses it.
         temperature = recipe.temperature or 1.0
         self.methods = nn.ModuleDict(
             {name: loss_class(name)(subject, recipe.layers.get(name, ()), temperature) for name in recipe.weights}
@@ -36,7 +36,7 @@ class DistillationLosses(nn.Module):
         """Return the weighted loss of each method.
 
         Args:
-            outputs: what student and teacher say about a batch; the knowledge may be in half precision.
+            outputs: outputs of student and teacher for a batch; the knowledge may be in half precision.
         """
         knowledge = {name: tensor.float() for name, tensor in outputs.knowledge.items()}
         outputs = replace(outputs, knowledge=knowledge)

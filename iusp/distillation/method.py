@@ -1,4 +1,4 @@
-"""What every distillation method is given, and the base class of the methods' losses."""
+"""The input of every distillation method, and the base class of the losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,14 @@ from iusp.data.taxonomy import Taxonomy
 
 @dataclass(frozen=True)
 class Subject:
-    """What is known of student and teacher before training.
+    """Properties of student and teacher that a loss needs before training.
 
     Attributes:
         channels: number of channels of each layer of the student, first to last.
         tags: the K tags that both predict.
         taxonomy: categories of the tags.
-        knowledge: returns a stored array of the teacher about one view of the N training clips, (N, …), by its name.
+        knowledge: function that takes the name of a stored array and returns the teacher's array (N, …) for one view of
+            the N training clips.
     """
 
     channels: Sequence[int]
@@ -31,12 +32,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What student and teacher say about one batch.
+    """Outputs of student and teacher for one batch.
 
     Attributes:
         logits: logits of the student (B, K).
-        maps: feature maps of the student, (B, C, T', F') of each layer, first to last.
-        targets: labels (B, K) in 0 to 1.
+        maps: feature maps (B, C, T', F') of each layer of the student, first to last.
+        targets: labels (B, K) in [0, 1].
         mask: bool (B, K), False where the label is unknown.
         knowledge: the teacher's knowledge of the same views of the same clips, float32 (B, …), by name.
     """
@@ -49,7 +50,7 @@ class Outputs:
 
 
 class MethodLoss(nn.Module, ABC):
-    """The loss of one method for one student, and what is trained beside the student for it.
+    """The loss of one method for one student, and the auxiliary layers that are trained for it.
 
     Args:
         subject: student and teacher.

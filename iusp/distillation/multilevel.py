@@ -1,12 +1,12 @@
-r"""Multi-level logit distillation: clips, tags and the batch as a whole (Jin et al., CVPR 2023).
+r"""Multi-level logit distillation: matches single predictions, tags, and clips (Jin et al., CVPR 2023).
 
 .. math:: L = L_{KD} + \frac{1}{K^2} \left\lVert \frac{P_t^\top P_t - P_s^\top P_s}{B} \right\rVert_F^2
     + \frac{1}{B^2} \left\lVert \frac{P_t P_t^\top - P_s P_s^\top}{K} \right\rVert_F^2, \quad P = \sigma(Z / \tau)
 
-P has one row per clip. The terms are KD of each prediction (instance level), which tags are predicted together (class
-level), and which clips get similar predictions (batch level). This is a multi-label form: the paper has a softmax and
-its divergence, here each tag has its own sigmoid and cross-entropy. It has means instead of the paper's sums, so that B
-and K do not shift the balance, and one τ instead of several.
+P has one row per clip. The three terms are KD of each prediction (instance level), the tags that are predicted together
+(class level), and the clips that get similar predictions (batch level). This is a multi-label form. The paper uses a
+softmax and its divergence; here, each tag has its own sigmoid and cross-entropy. The paper uses sums and several
+temperatures; here, means are used, so that B and K do not change the balance of the terms, and one τ.
 """
 
 from torch import Tensor
@@ -17,12 +17,12 @@ from iusp.models.maps import gram
 
 
 def multilevel_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the sum of the three levels.
+    """Return the sum of the three terms.
 
     Args:
-        student: logits (B, K).
-        teacher: logits (B, K).
-        temperature: τ > 0.
+        student: logits (B, K) of the student.
+        teacher: logits (B, K) of the teacher.
+        temperature: temperature τ > 0.
     """
     clips, tags = student.shape
     own, others = (student.float() / temperature).sigmoid(), (teacher.float() / temperature).sigmoid()
@@ -32,8 +32,8 @@ def multilevel_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 class Loss(MethodLoss):
-    """Multi-level logit distillation of a batch."""
+    """Multi-level logit distillation loss of a batch."""
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
         return multilevel_loss(outputs.logits, outputs.knowledge["logits"], self.temperature)

@@ -7,16 +7,16 @@ from torch import Tensor
 def row_normalised(matrix: Tensor) -> Tensor:
     """Divide each row (last dimension) by its L2 norm; an all-zero row stays zero."""
     norm = matrix.norm(dim=-1, keepdim=True)
-    # Not x / max(norm, ε): the gradient of that at a zero row would be 1 / ε.
+    # x / max(norm, ε) is not used, because its gradient at a zero row would be 1 / ε.
     return matrix / torch.where(norm > 0, norm, torch.inf)
 
 
 def centred_gram(matrix: Tensor) -> Tensor:
-    """Return the Gram matrices of frames without their mean frame, H G H with H = I − 1/T'.
+    """Return the Gram matrices of frames after subtracting their mean frame: H G H with H = I − 1/T'.
 
-    H is a projection, so that storage in float16 costs H G H no more than G: at most 2⁻¹¹ ‖G‖ (Frobenius norm). Entries
-    below 10⁻⁶ of the largest entry of G are rounding errors of float32. They become zero, so that frames that are all
-    the same do not end up as unit rows of noise.
+    H is a projection, so the float16 rounding error of H G H is at most that of G, which is 2⁻¹¹ ‖G‖ (Frobenius norm).
+    Entries below 10⁻⁶ of the largest entry of G are rounding errors of float32. They are set to zero, because identical
+    frames would otherwise give rows of noise that are normalised to 1.
 
     Args:
         matrix: Gram matrices (…, T', T') of all frames.

@@ -3,8 +3,8 @@ r"""SKILL: frame similarities averaged over clusters of similar layers (Zampieri
 .. math:: L = \frac{1}{|\mathcal C|} \sum_{c \in \mathcal C} \frac{1}{B T'^2} \sum_n
     \left\lVert \frac{1}{|c|} \sum_{l \in c} G_{n,t}^{(l)} - G_{n,s}^{(c)} \right\rVert_F^2
 
-where G are IUSP's row-normalised similarities of the frames of clip n, of the teacher's layer l and of the student's
-layer for cluster c. Each cluster is matched with the student layer that has the index of the cluster's last layer. The
+where G are IUSP's row-normalised similarities of the frames of clip n, for the teacher's layer l and for the student's
+layer of cluster c. Each cluster is matched with the student layer that has the index of the cluster's last layer. The
 paper averages the features of a cluster's transformer layers, which all have one width, and regresses them. The layers
 of a convolutional network differ in width; their similarities do not.
 """
@@ -21,8 +21,8 @@ from iusp.distillation.method import MethodLoss, Outputs, Subject
 from iusp.distillation.similarity import centred_gram, row_normalised
 from iusp.models.maps import frames, gram, pooled_frames, pooled_gram
 
-CLUSTERS = 2  # into which the teacher's layers are divided
-CLUSTERED_CLIPS = 256  # whose similarities decide which layers are alike
+CLUSTERS = 2  # number of clusters of the teacher's layers
+CLUSTERED_CLIPS = 256  # number of clips whose similarities determine the clusters
 
 
 def cluster_layers(similarities: Tensor, count: int) -> list[tuple[int, ...]]:
@@ -38,7 +38,7 @@ def cluster_layers(similarities: Tensor, count: int) -> list[tuple[int, ...]]:
     Returns:
         The layers (0 to L − 1) of each cluster, in the order of the clusters' last layers.
     """
-    if count == len(similarities):  # also of a single layer, which has no distance to any
+    if count == len(similarities):  # covers a single layer, which has no distances to cluster
         return [(layer,) for layer in range(count)]
     centred = row_normalised(centred_gram(similarities).flatten(2)).transpose(0, 1)
     distances = 1 - gram(centred).mean(dim=0).double().cpu().numpy()
@@ -51,9 +51,9 @@ def skill_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Return the mean squared difference of frame similarities, averaged over clusters.
 
     Args:
-        student: frames (B, T', D) of one layer per cluster.
-        teacher: Gram matrices (B, n, T'', T'') of the n layers of each cluster, each up to a factor. Where T' and T''
-            differ, the finer one is averaged to the coarser.
+        student: frames (B, T', D) of the student's layer, for each cluster.
+        teacher: Gram matrices (B, n, T'', T'') of the teacher's n layers, each up to a factor, for each cluster. If T'
+            and T'' differ, the longer sequence is averaged to the shorter one.
     """
     losses = []
     for layer, layers in zip(student, teacher, strict=True):
@@ -65,7 +65,7 @@ def skill_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 class Loss(MethodLoss):
-    """SKILL of a batch; the clusters are found once, in the teacher's stored similarities."""
+    """SKILL loss of a batch. The clusters are computed once, from the teacher's stored similarities."""
 
     def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
         super().__init__(subject, layers, temperature)
@@ -74,8 +74,8 @@ class Loss(MethodLoss):
         self.clusters = [tuple(layers[index] for index in cluster) for cluster in found]
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
-        # A cluster whose layers the student lacks is matched with the student's first layer.
+        """Return the loss of a batch, a scalar."""
+        # If the student has no layer with that index, the cluster is matched with the student's first layer.
         student = [frames(outputs.maps[-min(*cluster, len(outputs.maps))]) for cluster in self.clusters]
         teacher = [
             torch.stack([outputs.knowledge[f"similarity-{layer}"] for layer in cluster], dim=1)

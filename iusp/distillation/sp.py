@@ -18,17 +18,17 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared difference of similarities.
 
     Args:
-        student: frames (B, T', D).
+        student: frames (B, T', D) of the student.
         teacher: clip embeddings (B, E), whose inner products approximate those of the teacher's flattened frames.
     """
     return (row_normalised(gram(student.flatten(1))) - row_normalised(gram(teacher))).square().mean()
 
 
 class Loss(MethodLoss):
-    """SP of a batch, averaged over layers."""
+    """SP loss of a batch, averaged over layers."""
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss."""
+        """Return the loss of a batch, a scalar."""
         return self.mean_over_layers(
             lambda layer: sp_loss(frames(outputs.maps[-layer]), outputs.knowledge[f"embedding-{layer}"])
         )

@@ -18,7 +18,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 def multiply_accumulates(architecture: str, width: int, tags: int, features: Features) -> int:
     """Count the multiply-accumulates of convolutions, linear layers and LSTMs for one clip."""
-    # The meta device computes nothing, and counts an LSTM, which PyTorch's CPU kernel hides.
+    # The meta device computes nothing. It also lets the counter see an LSTM, which PyTorch's CPU kernel hides.
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(architecture, width, tags, features.mel_bands).eval()
         network(torch.empty(1, frame_count(features), features.mel_bands))
@@ -26,11 +26,11 @@ def multiply_accumulates(architecture: str, width: int, tags: int, features: Fea
 
 
 def milliseconds(jobs: Mapping[Key, Callable[[], object]], runs: int) -> dict[Key, Percentiles]:
-    """Measure how long jobs take on one CPU thread. They run in turn, so that all meet the same machine.
+    """Measure how long jobs take on one CPU thread. The jobs take turns, so that changes in load affect all equally.
 
     Args:
-        jobs: what is timed, by any key.
-        runs: number of measurements of each job, after one that does not count.
+        jobs: functions to time, by any key.
+        runs: number of measurements of each job, after one warm-up run.
 
     Returns:
         Median and 95th percentile of each job.

@@ -1,4 +1,4 @@
-"""The judge: compares probabilities of one split with its truth."""
+"""The judge, which compares probabilities of one split with the ground truth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class EvaluatedNetwork:
 
 @dataclass(frozen=True)
 class Judge:
-    """The truth of the evaluated split, and how probabilities are compared with it.
+    """The ground truth of the evaluated split, and the settings by which probabilities are compared with it.
 
     Attributes:
         config: settings of the intervals.
@@ -66,7 +66,7 @@ class Judge:
             tags: the networks' outputs, in order.
 
         Raises:
-            InputError: the labels are not those of the features' clips.
+            InputError: labels and features belong to different clips.
         """
         split = "test" if features.clips["test"] else "validate"
         levels: list[Level] = ["coarse", "fine"] if set(taxonomy.fine_tags) <= set(tags) else ["coarse"]

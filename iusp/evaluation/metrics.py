@@ -1,12 +1,14 @@
 """The metric of DCASE 2019 Task 5: areas under precision-recall curves (AUPRC), per category and pooled.
 
-A curve is traced over the distinct scores of a category's complete tags. The fine level counts per clip how a
-category's tags match, and treats its ``X`` (kind unknown) specially; the coarse level is the case of one tag and no
-``X``, so both share one path. Definition: "DCASE 2019 Task 5 metric", equal to the challenge's own `metrics.py`.
+The thresholds of a curve are the distinct scores of a category's complete tags. At the fine level, the metric counts in
+each clip which tags of a category match, and has special rules for its tag ``X`` (a sound of unknown kind). The coarse
+level is the special case of one tag and no ``X``, so both levels share the same code. The results equal those of the
+challenge's own `metrics.py`.
 
-Points of equal recall are joined in the order in which `numpy.argsort`'s default kind leaves them, as the challenge's
-code does. That kind is not stable, and which order it leaves depends on the processor: with NumPy 2.4 on 443 clips,
-macro AUPRCs without AVX2 were 0.005 to 0.05 lower than with it (micro: within 0.0003). Compare like machines only.
+Points of equal recall stay in the order in which the default algorithm of `numpy.argsort` leaves them, as in the
+challenge's code. That algorithm is not stable, and the order depends on the processor. With NumPy 2.4 on 443 clips, the
+macro AUPRC was 0.005 to 0.05 lower without AVX2 than with it (micro: within 0.0003). Compare only results that were
+computed on the same kind of processor.
 """
 
 from collections.abc import Iterable
@@ -28,11 +30,11 @@ LOWEST_THRESHOLD = 0.01
 
 @dataclass(frozen=True)
 class Scores:
-    """What the challenge reports; every value lies in [0, 1].
+    """The scores that the challenge reports, each in [0, 1].
 
     Attributes:
         micro_auprc: AUPRC of the counts summed over the categories.
-        micro_f1: F-score of these counts at the smallest threshold ≥ 0.5.
+        micro_f1: F-score of the summed counts at the smallest threshold ≥ 0.5.
         macro_auprc: mean of `classwise`.
         classwise: category id → AUPRC.
     """
@@ -45,20 +47,30 @@ class Scores:
 
 @dataclass(frozen=True)
 class Curve:
-    """A precision-recall curve from (recall 0, precision 1) to (1, 0), by ascending recall; both (points,)."""
+    """A precision-recall curve from (recall 0, precision 1) to (recall 1, precision 0), by ascending recall.
+
+    Attributes:
+        precision: precision of each point, (points,).
+        recall: recall of each point, (points,).
+    """
 
     precision: Floats
     recall: Floats
 
     @property
     def area(self) -> float:
-        """Area under the curve by the trapezoid rule."""
+        """Area under the curve, by the trapezoidal rule."""
         return float(np.trapezoid(self.precision, self.recall))
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """The AUPRC of every resample of the clips; both (resamples,)."""
+    """The AUPRCs of every bootstrap resample of the clips.
+
+    Attributes:
+        micro_auprc: micro-averaged AUPRC of each resample, (resamples,).
+        macro_auprc: macro-averaged AUPRC of each resample, (resamples,).
+    """
 
     micro_auprc: Floats
     macro_auprc: Floats
@@ -66,12 +78,12 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Difference:
-    """Micro AUPRC of one system minus another's, on the same clips.
+    """The difference between the micro AUPRCs of two systems on the same clips.
 
     Attributes:
-        difference: on these clips.
-        low: lower end of its 95 % bootstrap interval over clips.
-        high: upper end.
+        difference: micro AUPRC of the system minus that of the reference.
+        low: lower end of the 95 % bootstrap interval of the difference, over clips.
+        high: upper end of the interval.
         probability_worse: share of the resamples in which the difference is negative.
     """
 
@@ -83,17 +95,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Events:
-    """Where one category's counts change as the threshold falls, by descending score.
+    """The scores at which the counts of one category change as the threshold falls, in descending order.
 
-    An event is a clip's score of a tag. Kept per clip, the counts of any resample are sums over events, each weighted
-    by how often its clip was drawn.
+    An event is one clip's score of one tag. Events are stored per clip, so that the counts of any resample are sums
+    over events, weighted by the number of times that the clip was drawn.
 
     Attributes:
-        clip: (E,) index of the clip; N stands for an ever-present clip that adds the threshold 1.0.
-        score: (E,) the score, descending; +inf for a clip's counts before anything is predicted.
-        changes: (3, E) change of TP, FP and FN.
-        is_threshold: (E,) the score is one of a complete tag.
-        last: (E,) index of the last event with the same score.
+        clip: index of each event's clip, (E,); index N is an artificial clip that adds the threshold 1.0.
+        score: score of each event in descending order, (E,); +inf for a clip's counts before anything is predicted.
+        changes: change of TP, FP and FN at each event, (3, E).
+        is_threshold: whether each score belongs to a complete tag, (E,).
+        last: index of the last event with the same score as each event, (E,).
     """
 
     clip: Ints
@@ -104,15 +116,29 @@ class _Events:
 
 
 def level_tags(taxonomy: Taxonomy, level: Level) -> tuple[str, ...]:
-    """The tags, in order, that the columns of `truth` and `scores` stand for: 8 coarse, or 29 fine with ``X``."""
+    """Return the tags of a level in the order of the columns of `truth` and `scores`: 8 coarse, or 29 fine with ``X``.
+
+    Args:
+        taxonomy: categories and tags.
+        level: ``coarse`` or ``fine``.
+    """
     return taxonomy.coarse_tags if level == "coarse" else taxonomy.all_fine_tags
 
 
 def score_table(scores: Floats, tags: list[str], taxonomy: Taxonomy, level: Level) -> Floats:
-    """Arrange probabilities (N, K) of `tags` as the level's tags (N, tags).
+    """Arrange a network's probabilities as the tags of a level.
 
-    A coarse tag that the network does not have is the maximum of its fine ones (any of them makes it true); a fine one
-    that it does not have, as those of uncertain kind, is 0.
+    If the network does not predict a coarse tag, its score is the maximum of its fine tags, because each of them makes
+    the coarse tag true. If the network does not predict a fine tag, such as the tags of uncertain kind, its score is 0.
+
+    Args:
+        scores: probabilities (N, K).
+        tags: names of the K outputs of the network.
+        taxonomy: categories and tags.
+        level: ``coarse`` or ``fine``.
+
+    Returns:
+        Scores (N, tags) of the tags of `level_tags`.
     """
     column = dict(zip(tags, scores.T, strict=True))
     nothing = np.zeros(len(scores))
@@ -128,16 +154,16 @@ def score_table(scores: Floats, tags: list[str], taxonomy: Taxonomy, level: Leve
 
 
 def score(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> Scores:
-    """Evaluate `scores` against `truth`.
+    """Score one system against the ground truth.
 
     Args:
-        truth: (N, tags) presence of the tags of `level_tags`.
-        scores: (N, tags) in [0, 1].
+        truth: presence (N, tags) of the tags of `level_tags` in each clip.
+        scores: scores (N, tags) of the system, in [0, 1].
         taxonomy: categories and tags.
         level: ``coarse`` or ``fine``.
 
     Raises:
-        ValueError: a shape does not fit, or a score is NaN or outside [0, 1].
+        ValueError: the shapes do not match, or a score is NaN or outside [0, 1].
     """
     events = _events(truth, scores, taxonomy, level)
     classwise, (thresholds, pooled) = _counts(events, np.ones(len(truth), np.int64))
@@ -151,17 +177,32 @@ def score(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> Sco
 
 
 def curves(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> dict[str, Curve]:
-    """The curves whose areas `score` reports, by category id, and ``micro``; same arguments and errors."""
+    """Return the precision-recall curves whose areas `score` reports, by category id, and ``micro``.
+
+    The arguments and errors are those of `score`.
+    """
     classwise, (_, pooled) = _counts(_events(truth, scores, taxonomy, level), np.ones(len(truth), np.int64))
     named = dict(zip(taxonomy.coarse, classwise, strict=True)) | {"micro": pooled}
     return {name: _curve(counts) for name, counts in named.items()}
 
 
 def bootstrap(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level, resamples: int, seed: int) -> Bootstrap:
-    """Evaluate `scores` on clips drawn with replacement: each value equals `score` of the drawn rows.
+    """Score one system on clips that are drawn with replacement.
 
-    The draws depend on `seed` and N only, so two systems evaluated on the same clips in the same order are paired
-    and their samples may be subtracted. Arguments and errors as of `score`.
+    Each value equals the value that `score` gives for the drawn rows. The draws depend only on the seed and the number
+    of clips. If two systems are scored on the same clips in the same order, their samples are paired and may be
+    subtracted.
+
+    Args:
+        truth: presence (N, tags) of the tags of `level_tags` in each clip.
+        scores: scores (N, tags) of the system, in [0, 1].
+        taxonomy: categories and tags.
+        level: ``coarse`` or ``fine``.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: the shapes do not match, or a score is NaN or outside [0, 1].
     """
     events = _events(truth, scores, taxonomy, level)
     generator = np.random.default_rng(seed)
@@ -175,44 +216,45 @@ def bootstrap(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level, re
 
 
 def paired_difference(
-    truth: Bools, scores: Floats, others: Floats, taxonomy: Taxonomy, level: Level, resamples: int, seed: int
+    truth: Bools, scores: Floats, reference: Floats, taxonomy: Taxonomy, level: Level, resamples: int, seed: int
 ) -> Difference:
-    """Compare two systems by a paired bootstrap over the clips: both are scored on the same resamples.
+    """Compare a system with a reference by a paired bootstrap over clips: both are scored on the same resamples.
 
     Args:
-        truth: as of `score`.
-        scores: (N, tags) of the one system.
-        others: (N, tags) of the other, of the same clips in the same order.
+        truth: presence (N, tags) of the tags of `level_tags` in each clip.
+        scores: scores (N, tags) of the system, in [0, 1].
+        reference: scores (N, tags) of the reference, for the same clips in the same order.
         taxonomy: categories and tags.
         level: ``coarse`` or ``fine``.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: as of `score`.
+        ValueError: the shapes do not match, or a score is NaN or outside [0, 1].
     """
-    points = [score(truth, one, taxonomy, level).micro_auprc for one in (scores, others)]
-    samples = [bootstrap(truth, one, taxonomy, level, resamples, seed).micro_auprc for one in (scores, others)]
+    systems = (scores, reference)
+    points = [score(truth, system, taxonomy, level).micro_auprc for system in systems]
+    samples = [bootstrap(truth, system, taxonomy, level, resamples, seed).micro_auprc for system in systems]
     differences = samples[0] - samples[1]
     low, high = interval(differences)
     return Difference(points[0] - points[1], low, high, float(np.mean(differences < 0)))
 
 
 def interval(samples: Floats) -> tuple[float, float]:
-    """The 95 % percentile interval of bootstrap samples, or of two systems' paired differences."""
+    """Return the 95 % percentile interval of bootstrap samples, or of the paired differences of two systems."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
 
 
 def confusion(truth: Bools, predicted: Bools) -> Ints:
-    """Count one category's true positives, false positives and false negatives, per clip.
+    """Count the true positives, false positives and false negatives of one category in each clip.
 
     Args:
-        truth: (…, K + 1) presence of K complete tags, then of ``X``.
-        predicted: (…, K + 1) what is predicted of them.
+        truth: presence (…, K + 1) of the K complete tags, then of ``X``.
+        predicted: predicted presence (…, K + 1) of the same tags.
 
     Returns:
-        (3, …) TP, FP, FN.
+        Counts (3, …) of TP, FP and FN.
     """
     t, t0 = truth[..., :-1], truth[..., -1]
     y, y0 = predicted[..., :-1], predicted[..., -1]
@@ -232,7 +274,7 @@ def _events(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> l
         raise ValueError(f"truth {truth.shape} and scores {scores.shape} must both be (clips, {len(tags)})")
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("scores must lie in [0, 1]")
-    # A last column stands for the X of categories without one: never true, never predicted.
+    # Categories without X use an added last column, which is never true and never predicted.
     truth = np.pad(truth.astype(bool), ((0, 0), (0, 1)))
     scores = np.pad(scores.astype(np.float64), ((0, 0), (0, 1)), constant_values=-1)
     column = {tag: index for index, tag in enumerate(tags)}
@@ -247,7 +289,7 @@ def _events(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> l
 
 def _category_events(truth: Bools, scores: Floats) -> _Events:
     clips = len(truth)
-    # A clip's counts change only at its own scores, of which equal ones change nothing the second time.
+    # The counts of a clip change only at its own scores. A repeated score does not change them again.
     own = np.concatenate([np.full((clips, 1), np.inf), -np.sort(-scores, axis=1)], axis=1)
     counts = confusion(truth[:, None, :], scores[:, None, :] >= own[:, :, None])
     changes = np.diff(counts, prepend=0, axis=2).reshape(3, -1)
@@ -268,11 +310,16 @@ def _category_events(truth: Bools, scores: Floats) -> _Events:
 
 
 def _counts(events: Iterable[_Events], draws: Ints) -> tuple[list[Ints], tuple[Floats, Ints]]:
-    """Counts of clips drawn `draws` (N,) times.
+    """Count TP, FP and FN at every threshold.
+
+    Args:
+        events: events of each category.
+        draws: number of times that each clip was drawn, (N,).
 
     Returns:
-        (3, thresholds) of each category by descending threshold; and, by ascending threshold, the union of their
-        thresholds with the counts summed over the categories, each at its smallest threshold ≥ that of the union.
+        The counts (3, thresholds) of each category, by descending threshold. Then the union of all thresholds, in
+        ascending order, with the counts summed over the categories. A category without a threshold of the union
+        contributes the counts at its next higher threshold.
     """
     weights = np.append(draws, 1)
     classwise, thresholds = [], []
@@ -292,7 +339,7 @@ def _counts(events: Iterable[_Events], draws: Ints) -> tuple[list[Ints], tuple[F
 
 def _precision_recall(counts: Ints) -> tuple[Floats, Floats]:
     tp, fp, fn = counts
-    # The ½ only ever replaces a zero: 0 / 0 counts as 0.
+    # The ½ replaces only a zero, so that 0 / 0 gives 0.
     return tp / np.maximum(tp + fp, 0.5), tp / np.maximum(tp + fn, 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Choose what the pictures of an evaluation show, and draw them."""
+"""Choose the networks and clips that the pictures of an evaluation show, and draw the pictures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,7 +58,7 @@ def _write_curve(folder: EvaluationFolder, network: str, curve: Curve) -> None:
 
 
 def _clear_clips(judge: Judge, count: int) -> NDArray[np.int64]:
-    """Return the first clip of each category that has no other tag: such clips show best what repeats."""
+    """Return the first clip of each category that has no other tag, because repetition is clearest in such clips."""
     truth = judge.truth["coarse"]
     alone = truth & (truth.sum(axis=1, keepdims=True) == 1)
     rows: NDArray[np.int64] = np.sort(alone.argmax(axis=0)[alone.any(axis=0)])[:count]
@@ -94,9 +94,9 @@ def similarities(taggers: Mapping[str, Tagger], log_mel: NDArray[np.float32]) ->
 
 
 def agreement(taggers: Mapping[str, Tagger], log_mel: NDArray[np.float16]) -> dict[str, float]:
-    """Return how each student's frame similarities correlate with the teacher's: the mean over clips.
+    """Return the mean correlation, over clips, of each student's frame similarities with the teacher's.
 
-    The diagonal is left out: every frame resembles itself.
+    The diagonal is left out, because every frame is equal to itself.
 
     Args:
         taggers: networks by name; the first is the teacher.
@@ -117,6 +117,6 @@ def _correlations(first: NDArray[np.float32], second: NDArray[np.float32]) -> ND
     a, b = (values[:, off].astype(np.float64) for values in (first, second))
     a, b = (values - values.mean(axis=1, keepdims=True) for values in (a, b))
     norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # Constant similarities agree with nothing.
+    # Constant similarities have no correlation; it counts as 0.
     correlations: NDArray[np.float64] = np.divide((a * b).sum(axis=1), norm, out=np.zeros(len(a)), where=norm > 0)
     return correlations

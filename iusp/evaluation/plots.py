@@ -1,4 +1,4 @@
-"""Draw pictures, without a display and with the same bytes every time. Each title states what the picture shows."""
+"""Draw pictures without a display. The same data give the same bytes. Each title states what the picture shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TEACHER_COLOUR = "black"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "figure.titlesize": 11,
-    # Names of clips and tags come from outside: a $ in one starts no formula.
+    # A $ in the name of a clip or tag must not start a formula.
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -85,7 +85,7 @@ def draw_comparison(metrics: Metrics, path: Path) -> None:
 def draw_precision_recall(
     curves: Mapping[str, Mapping[str, Curve]], metrics: Metrics, taxonomy: Taxonomy, path: Path
 ) -> None:
-    """Draw one panel for the micro average and one per category, the best-found category first.
+    """Draw one panel for the micro average and one for each category, the best-recognised category first.
 
     Args:
         curves: network → category id or `micro` → curve.
@@ -104,7 +104,7 @@ def draw_precision_recall(
         for panel, category in zip(axes.flat, ["micro", *order], strict=False):
             for name, by_category in curves.items():
                 curve = by_category[category]
-                # The metric's end points, and precision 0 where nothing is found, are not measured.
+                # The end points of the metric, and precision 0 where nothing is found, are not measurements.
                 real = (curve.recall > 0) & (curve.precision > 0)
                 panel.plot(curve.recall[real], curve.precision[real], color=colour[name], linewidth=1.2, label=name)
             value = metrics.students[best].coarse.micro_auprc if category == "micro" else auprc[category]
@@ -155,7 +155,7 @@ class PicturedClip:
     """A clip, and how similar its frames are to each other in each network.
 
     Attributes:
-        caption: what the picture says of the clip.
+        caption: title of the clip's row in the picture.
         log_mel: log-mel (T, M).
         similarities: row-normalised similarities (T', T') by network.
     """
@@ -178,7 +178,7 @@ def draw_frame_similarities(
     """
     students = sorted(agreement, key=lambda name: -agreement[name])
     networks = ["teacher", *students]
-    # The diagonal is far above the rest; it may saturate.
+    # The diagonal is far above all other values, so its colour may saturate.
     top = max(float(np.percentile(matrix, 98)) for clip in clips for matrix in clip.similarities.values())
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.65 * (len(networks) + 2) + 0.9, 1.75 * len(clips) + 1.5))

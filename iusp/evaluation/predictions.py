@@ -1,4 +1,4 @@
-"""Predictions in the challenge's CSV format: a row per clip, a column per tag; and their score."""
+"""Read, write and score predictions in the challenge's CSV format: one row per clip, one column per tag."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,14 @@ CLIP = "audio_filename"
 
 
 def write_predictions(path: Path, filenames: Sequence[str], scores: NDArray[np.float64], tags: Sequence[str]) -> None:
-    """Write scores (N, K) of N clips and K tags, atomically; `read_predictions` returns the same float64 values."""
+    """Write scores atomically; `read_predictions` returns the same float64 values.
+
+    Args:
+        path: CSV file to write.
+        filenames: names of the N clips.
+        scores: scores (N, K) in [0, 1].
+        tags: names of the K tags.
+    """
     table = pd.DataFrame(scores.astype(np.float64), columns=list(tags))
     table.insert(0, CLIP, list(filenames))
     with atomic(path) as temporary:
@@ -30,19 +37,23 @@ def write_predictions(path: Path, filenames: Sequence[str], scores: NDArray[np.f
 def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     """Read and check predictions.
 
+    Args:
+        path: CSV file to read.
+        taxonomy: categories and tags.
+
     Returns:
-        A row per clip in the file's order, indexed by `audio_filename`; a float64 column in [0, 1] per coarse, then
-        per fine tag. A tag that the file has no column of is 0, as the challenge has it.
+        One row per clip in the file's order, indexed by `audio_filename`, with one float64 column in [0, 1] for each
+        coarse tag and then for each fine tag. If the file has no column for a tag, its score is 0, as in the challenge.
 
     Raises:
-        InputError: the file cannot be read, is no CSV or has no rows; a column is unknown or repeated; a row is too
-            short or too long; a clip is repeated or a score is not a number in [0, 1].
+        InputError: the file cannot be read, is not a CSV file or has no rows; a column is unknown or repeated; a row is
+            too short or too long; a clip is repeated; or a score is not a number in [0, 1].
     """
     header, rows = _read_csv(path)
     tags = [*taxonomy.coarse_tags, *taxonomy.all_fine_tags]
     for column in header:
         if column not in (CLIP, *tags):
-            raise InputError(f"{path}: column {column!r} is no tag of the taxonomy; remove it or correct its name")
+            raise InputError(f"{path}: column {column!r} is not a tag of the taxonomy; remove it or correct its name")
     lines: dict[str, int] = {}
     scores = np.zeros((len(rows), len(tags)))
     for row, (line, cells) in enumerate(rows):
@@ -57,23 +68,24 @@ def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
 
 
 def read_columns(path: Path, tags: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Read scores, and whatever other numbers are in the file.
+    """Read the scores and all other columns of numbers.
 
     Args:
-        path: a CSV with the column `audio_filename`; clips may be repeated, as windows of a recording are.
-        tags: that must be there, as scores in [0, 1].
+        path: CSV file with the column `audio_filename`; a name may occur in several rows, one for each window.
+        tags: tags that the file must have a column for, with scores in [0, 1].
 
     Returns:
-        (N,) by column, in the file's order; a column that is no tag, and not all finite numbers, is left out.
+        Numbers (N,) by column, in the order of the file. A column that is not a tag is left out unless all its values
+        are finite numbers.
 
     Raises:
-        InputError: the file cannot be read, is no CSV or has no rows; a tag is missing; a row is too short or too long,
-            or a score is not a number in [0, 1].
+        InputError: the file cannot be read, is not a CSV file or has no rows; a tag is missing; a row is too short or
+            too long; or a score is not a number in [0, 1].
     """
     header, rows = _read_csv(path)
     for tag in tags:
         if tag not in header:
-            raise InputError(f"{path}: lacks the column {tag}; compare what the same network said")
+            raise InputError(f"{path}: lacks the column {tag}; compare predictions of the same network")
     columns = {}
     for place, column in enumerate(header):
         if column in tags:
@@ -87,16 +99,17 @@ def read_columns(path: Path, tags: Sequence[str]) -> dict[str, NDArray[np.float6
 def read_pair(
     reference: Path, predictions: Sequence[Path], thresholds: Mapping[str, float] | None
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]], Mapping[str, float]]:
-    """Read what is to be compared.
+    """Read the reference and the new predictions that are compared with it.
 
     Args:
-        reference: CSV that says how it was; see `read_columns`.
-        predictions: CSVs that say how it is, to be taken together.
-        thresholds: by tag; without them, every column of the reference that stays within [0, 1] is a tag, and 0.5 its
-            threshold.
+        reference: CSV file with the numbers of the reference, as `read_columns` reads it.
+        predictions: CSV files with the new numbers, which are concatenated.
+        thresholds: threshold of each tag; if None, every column of the reference whose values lie in [0, 1] is a tag
+            with the threshold 0.5.
 
     Returns:
-        The numbers then and now by column, and the thresholds. Only columns that all files have are there now.
+        The numbers of the reference by column, the new numbers by column, and the thresholds. The new numbers have only
+        the columns that all files have.
 
     Raises:
         InputError: a file cannot be used, or the files have no column of numbers in common.
@@ -107,44 +120,49 @@ def read_pair(
     files = [read_columns(path, list(thresholds)) for path in predictions]
     common = [column for column in then if all(column in one for one in files)]
     if not common:
-        raise InputError(f"{predictions[0]}: has no numbers that {reference} has, too; compare what one network said")
+        raise InputError(
+            f"{predictions[0]}: has no column of numbers in common with {reference}; compare predictions of "
+            "the same network"
+        )
     return then, {column: np.concatenate([one[column] for one in files]) for column in common}, thresholds
 
 
 def score_file(
     predictions: Path, annotations: Path, taxonomy: Taxonomy, split: str, level: Level, coarse: Coarse
 ) -> dict[str, Any]:
-    """Score a predictions CSV against the agreed truth of a split.
+    """Score predictions against the agreed ground truth of a split.
 
     Args:
-        predictions: as `write_predictions` writes them.
-        annotations: annotations CSV in SONYC-UST's format.
+        predictions: CSV file in the format of `write_predictions`.
+        annotations: CSV file with annotations in SONYC-UST's format.
         taxonomy: categories and tags.
-        split: whose annotator-0 rows are the truth.
+        split: split whose annotator-0 rows are the ground truth.
         level: ``coarse`` or ``fine``.
-        coarse: where coarse truth comes from, as in `iusp.data.labels.derive_truth`.
+        coarse: source of the coarse ground truth, as in `iusp.data.labels.derive_truth`.
 
     Returns:
-        ``{"micro_auprc", "micro_f1", "macro_auprc", "classwise": {category id: AUPRC}}``, as
-        `iusp.evaluation.metrics.Scores`.
+        The fields of `iusp.evaluation.metrics.Scores`: ``{"micro_auprc", "micro_f1", "macro_auprc", "classwise":
+        {category id: AUPRC}}``.
 
     Raises:
-        InputError: a file cannot be used, the split has no truth of this level, or the clips of both files differ.
+        InputError: a file cannot be used, the split has no ground truth of this level, or the files have different
+            clips.
     """
     truth = _read_truth(annotations, taxonomy, split, level, coarse)
     scores = read_predictions(predictions, taxonomy)
+    missing, foreign = truth.index.difference(scores.index), scores.index.difference(truth.index)
     differences = [
-        f"{word} {len(clips)} ({', '.join(clips[:3])}{', …' if len(clips) > 3 else ''})"
+        f"{word} ({', '.join(clips[:3])}{', …' if len(clips) > 3 else ''})"
         for word, clips in (
-            ("misses", truth.index.difference(scores.index)),
-            ("has in excess", scores.index.difference(truth.index)),
+            (f"lacks {len(missing)}", missing),
+            (f"has {len(foreign)} other", foreign),
         )
         if len(clips)
     ]
     if differences:
         raise InputError(
-            f"{predictions}: {' and '.join(differences)} of the {len(truth)} clips of split {split} in {annotations}; "
-            "predict exactly that split"
+            f"{predictions}: must have exactly the {len(truth)} clips of split {split} in {annotations}; it "
+            f"{' and '.join(differences)}"
         )
     return asdict(score(truth.to_numpy(), scores.loc[truth.index, list(truth)].to_numpy(), taxonomy, level))
 
@@ -160,33 +178,35 @@ def compare_files(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Score two predictions CSVs on the clips that both have, against the agreed truth of a split.
+    """Compare two files of predictions on the clips that both have, against the agreed ground truth of a split.
 
     Args:
-        predictions: as `write_predictions` writes them.
-        reference: what they are compared with, likewise.
-        annotations: annotations CSV in SONYC-UST's format.
+        predictions: CSV file in the format of `write_predictions`.
+        reference: CSV file in the same format, to compare with.
+        annotations: CSV file with annotations in SONYC-UST's format.
         taxonomy: categories and tags.
-        split: whose annotator-0 rows are the truth.
+        split: split whose annotator-0 rows are the ground truth.
         level: ``coarse`` or ``fine``.
-        coarse: where coarse truth comes from, as in `iusp.data.labels.derive_truth`.
-        resamples: of the paired bootstrap.
-        seed: of the paired bootstrap.
+        coarse: source of the coarse ground truth, as in `iusp.data.labels.derive_truth`.
+        resamples: number of resamples of the paired bootstrap.
+        seed: seed of the paired bootstrap.
 
     Returns:
-        ``{"clips": {"compared", "split", "predictions", "reference"}, "predictions": …, "reference": …}`` with scores
-        as of `score_file`, and the fields of `iusp.evaluation.metrics.Difference`: predictions minus reference.
+        Numbers of clips under ``clips`` (``compared``, ``split``, ``predictions`` and ``reference``), the scores of
+        both files under ``predictions`` and ``reference`` as `score_file` returns them, and the fields of
+        `iusp.evaluation.metrics.Difference` (predictions minus reference).
 
     Raises:
-        InputError: a file cannot be used, the split has no truth of this level, or they have no clip in common.
+        InputError: a file cannot be used, the split has no ground truth of this level, or the files have no clip in
+            common.
     """
     truth = _read_truth(annotations, taxonomy, split, level, coarse)
     ours, others = (read_predictions(path, taxonomy) for path in (predictions, reference))
     clips = [clip for clip in truth.index if clip in ours.index and clip in others.index]
     if not clips:
         raise InputError(
-            f"{predictions}: has no clip of split {split} in {annotations} in common with {reference}; compare "
-            "predictions of the same clips"
+            f"{predictions}: shares no clip of split {split} in {annotations} with {reference}; compare predictions of "
+            "the same clips"
         )
     true = truth.loc[clips].to_numpy()
     our_scores, other_scores = (table.loc[clips, list(truth)].to_numpy() for table in (ours, others))
@@ -198,10 +218,12 @@ def compare_files(
 
 
 def _read_truth(annotations: Path, taxonomy: Taxonomy, split: str, level: Level, coarse: Coarse) -> pd.DataFrame:
-    """Return the agreed truth of a split's clips: the tags that the level compares, in order."""
+    """Return the agreed ground truth of a split's clips, with one column for each tag of the level, in order."""
     truth = derive_truth(read_annotations(annotations, taxonomy), taxonomy, split, coarse)
     if truth.empty:
-        raise InputError(f"{annotations}: split {split} has no agreed truth (annotator_id 0); choose another split")
+        raise InputError(
+            f"{annotations}: split {split} has no agreed ground truth (annotator_id 0); choose another split"
+        )
     tags = list(level_tags(taxonomy, level))
     if lacking := [tag for tag in tags if tag not in truth]:
         raise InputError(f"{annotations}: lacks {lacking[0]}_presence, which level {level} needs; choose another level")
@@ -209,7 +231,12 @@ def _read_truth(annotations: Path, taxonomy: Taxonomy, split: str, level: Level,
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header's cells, and the other rows that are not blank, as long, with their line numbers."""
+    """Return the cells of the header, and the line number and cells of each other row that is not blank.
+
+    Raises:
+        InputError: the file cannot be read or is not a CSV file, a column is missing or repeated, or a row is
+            shorter or longer than the header.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
@@ -217,9 +244,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a predictions CSV") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV ({error}); it must be UTF-8 text with commas") from None
+        raise InputError(f"{path}: is not a CSV file ({error}); it must be UTF-8 text with commas") from None
     if len(rows) < 2:
-        raise InputError(f"{path}: has no predictions; write a header and a row per clip")
+        raise InputError(f"{path}: has no predictions; write a header and one row per clip")
     header = rows[0][1]
     if CLIP not in header:
         raise InputError(f"{path}: lacks the column {CLIP}; the first line must name it and the tags")
@@ -228,11 +255,13 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         if not column.isprintable():
             raise InputError(f"{path}: column {column!r} cannot be printed; rename it")
         if column in seen:
-            raise InputError(f"{path}: column {column} is there twice; keep one")
+            raise InputError(f"{path}: column {column} occurs twice; keep one of them")
         seen.add(column)
     for line, cells in rows[1:]:
         if len(cells) != len(header):
-            raise InputError(f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; make them equal")
+            raise InputError(
+                f"{path}: line {line} has {len(cells)} cells, but the header has {len(header)}; correct it"
+            )
     return header, rows[1:]
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file that shows everything without a network connection; and a Markdown table."""
+"""Write the report, a single HTML file that needs no network connection, and a Markdown table of all networks."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class Table:
 
     Attributes:
         rows: text by heading; every row has the same headings.
-        bold: numbers of the rows that are set in bold.
+        bold: indices of the rows that are set in bold.
     """
 
     rows: list[dict[str, str]]
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Weakness:
-    """Where and when the best student is weak.
+    """The groups of clips on which the best student is weak.
 
     Attributes:
         student: name of the student.
@@ -71,7 +71,7 @@ def write_report(
         metrics: quality and cost of every network.
         latencies: measured times of every network.
         taxonomy: names of the categories.
-        slices: what `slice_scores` returned for the best student.
+        slices: table that `slice_scores` returned.
     """
     environment = Environment(
         loader=PackageLoader("iusp.evaluation", ""),
@@ -115,7 +115,7 @@ def _time_rows(metrics: Metrics, latencies: Latencies) -> Iterator[dict[str, str
 
 
 def _category_table(quality: Mapping[str, Auprc], taxonomy: Taxonomy) -> Table | None:
-    """Return the averages and the AUPRC of each category, a row each, with a column for each network."""
+    """Return a table with one row for each average and each category, and one column for each network."""
     if not quality:
         return None
     rows = [
@@ -157,7 +157,7 @@ def _weakness(metrics: Metrics, slices: pd.DataFrame) -> Weakness | None:
 
 
 def write_comparison(path: Path, metrics: Metrics, latencies: Latencies) -> None:
-    """Write a Markdown table of all networks: quality beside cost.
+    """Write a Markdown table with the quality and the cost of all networks.
 
     Args:
         path: file to write.

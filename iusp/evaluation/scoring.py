@@ -1,4 +1,4 @@
-"""The truth of a split, as the array that the challenge's metric expects."""
+"""The ground truth of a split, in the form that the challenge's metric expects."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from iusp.features.packed import FeatureSet, split_labels
 
 
 def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxonomy, level: Level) -> NDArray[np.bool_]:
-    """Return the truth (N, tags) of a split's clips, in the order of the features.
+    """Return the ground truth (N, tags) of a split's clips, in the order of the features.
 
     Args:
         dataset: folder that the dataset step wrote.
@@ -22,7 +22,7 @@ def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxon
         level: level whose tags are returned.
 
     Raises:
-        InputError: features and labels do not have the same clips, or the annotations lack the level's tags.
+        InputError: features and labels belong to different clips, or the annotations lack tags of the level.
     """
     tags = list(level_tags(taxonomy, level))
     labels = split_labels(dataset, features, split, tags)

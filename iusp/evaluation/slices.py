@@ -14,13 +14,13 @@ from iusp.io.files import atomic
 from iusp.io.tables import read_table
 
 SLICED = ("hour", "borough", "sensor_id")
-# An AUPRC of fewer clips or positives depends more on these few than on the place.
+# With fewer clips or positives, the AUPRC depends more on the single clips than on the group.
 MIN_CLIPS, MIN_POSITIVES = 20, 20
 COLUMNS = ["by", "group", "clips", "positives", "positive_share", "network", "micro_auprc", "low", "high"]
 
 
 def read_circumstances(index: Path, filenames: list[str]) -> pd.DataFrame:
-    """Return where and when clips were recorded: a row per clip, and those columns of `SLICED` that the index has.
+    """Return place and time of clips: one row per clip, with the columns of `SLICED` that the index has.
 
     Args:
         index: `index.parquet` of the dataset step.
@@ -31,7 +31,7 @@ def read_circumstances(index: Path, filenames: list[str]) -> pd.DataFrame:
 
 
 def write_slices(path: Path, slices: pd.DataFrame) -> None:
-    """Write what `slice_scores` returned as CSV, atomically."""
+    """Write the table that `slice_scores` returned as a CSV file, atomically."""
     with atomic(path) as temporary:
         slices.to_csv(temporary, index=False, lineterminator="\n")
 
@@ -47,8 +47,8 @@ def slice_scores(
 ) -> pd.DataFrame:
     """Score networks on the clips of each group.
 
-    AUPRC falls with the share of positives, which is the AUPRC of guessing. So compare a group's AUPRC with its share,
-    and with other networks in the same group.
+    Guessing has an AUPRC equal to the share of positives, so a low share alone lowers the AUPRC. Compare the AUPRC of a
+    group with its share of positives, and with other networks on the same group.
 
     Args:
         circumstances: N rows of text, with some of the columns `SLICED`. A clip with an empty cell is in no group.
@@ -61,9 +61,10 @@ def slice_scores(
 
     Returns:
         One row for each network and each group of a column with at least two groups. `by` and `group` name the group,
-        `positives` is the number of true tags in all its clips, `positive_share` their share of all tags,
-        `micro_auprc` is of the coarse tags, and `low` and `high` are the ends of its interval for the best network.
-        They are NaN for groups with fewer than `MIN_CLIPS` clips or `MIN_POSITIVES` positives.
+        `positives` is the number of true tags in all its clips, `positive_share` is their share of all tags,
+        `micro_auprc` is the AUPRC of the coarse tags, and `low` and `high` are the ends of its interval. The last three
+        are NaN for groups with fewer than `MIN_CLIPS` clips or `MIN_POSITIVES` positives. The interval is NaN for
+        all networks except the best.
     """
     rows = []
     for column in (name for name in SLICED if name in circumstances):
@@ -86,10 +87,10 @@ def slice_scores(
 
 
 def weakest(slices: pd.DataFrame, best: str, count: int) -> list[dict[Hashable, Any]]:
-    """Return the rows of the groups in which the best network is most certainly weak: the lowest upper ends first.
+    """Return the rows of the groups on which the best network is most certainly weak, by the upper end of the interval.
 
     Args:
-        slices: what `slice_scores` returned.
+        slices: table that `slice_scores` returned.
         best: name of the network with intervals.
         count: largest number of groups.
     """

@@ -1,4 +1,4 @@
-"""The table of all networks, which the command line, the report and Markdown show."""
+"""The table of all networks that the command line, the report and the Markdown file show."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ LEFT = ("network", "method", "family")
 
 
 def network_rows(metrics: Metrics, latencies: Latencies) -> Iterator[dict[str, str]]:
-    """Yield the row of each network, the teacher's first: text by heading.
+    """Yield the row of each network as text by heading; the row of the teacher comes first.
 
     Args:
         metrics: quality and cost of every network.
@@ -62,12 +62,12 @@ def title(metrics: Metrics) -> str:
 
 
 def provenance(data: Data) -> str:
-    """Return one line that says where the data came from, and under which licence."""
+    """Return one line with the source, the digest and the licence of the data."""
     clips = sum(data.clips.values())
     licence = data.license or "not stated"
     return f"Data: {data.title}, {clips:,} clips, digest {data.digest[:12]}, licence: {licence}."
 
 
 def notes(data: Data) -> list[str]:
-    """Return what must be said wherever a model is shown: where the data came from, and a warning if there is one."""
+    """Return the lines to show with every model: the source of its data, and a warning if there is one."""
     return [provenance(data), *([f"Warning: {data.warning}"] if data.warning else [])]

@@ -1,4 +1,4 @@
-"""Networks by name and parameter budget, saved and loaded without pickle; they know nothing of distillation."""
+"""Build networks by name and parameter budget, and save and load them without pickle. Independent of distillation."""
 
 import hashlib
 from pathlib import Path
@@ -67,7 +67,7 @@ def width_for(architecture: str, parameters: int, tags: int, bands: int) -> int:
 
 
 def build(architecture: str, width: int, tags: int, bands: int) -> Tagger:
-    """Build a network, initialised by torch's random generator.
+    """Build a network and initialise it with torch's random generator.
 
     Args:
         architecture: family of the network.
@@ -83,8 +83,13 @@ def build(architecture: str, width: int, tags: int, bands: int) -> Tagger:
 def save(folder: Path, network: Tagger, config: dict[str, Any]) -> dict[str, Any]:
     """Write `weights.safetensors` and, beside it, `config.json` (architecture, width, tags, mel_bands and more).
 
+    Args:
+        folder: folder to write into.
+        network: network to save.
+        config: content of `config.json`, except the SHA-256 of the weights.
+
     Returns:
-        What `config.json` holds: `config` and the weights' SHA-256.
+        The content of `config.json`: `config` and the SHA-256 of the weights.
     """
     content = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
     with atomic(folder / "weights.safetensors") as temporary:
@@ -125,11 +130,11 @@ def read_config(folder: Path, kind: Literal["network", "teacher", "student"] = "
     """Read the `config.json` that `save` wrote.
 
     Args:
-        folder: of the network.
-        kind: `teacher`, `student`, or any network.
+        folder: folder of the network.
+        kind: kind of config to expect: `teacher`, `student`, or `network` for both.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
     form = {"network": _Network, "teacher": _Teacher, "student": _Student}[kind]
     path = folder / "config.json"
@@ -140,10 +145,10 @@ def read_config(folder: Path, kind: Literal["network", "teacher", "student"] = "
 
 
 def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
-    """Read a network that `save` wrote, in evaluation mode on the CPU, and its config.
+    """Read a network that `save` wrote, and its config. The network is in evaluation mode on the CPU.
 
     Raises:
-        InputError: a file is missing, damaged, or the weights are not of the config's network.
+        InputError: a file is missing or damaged, or the weights do not belong to the network of the config.
     """
     config = read_config(folder)
     weights = folder / "weights.safetensors"
@@ -151,7 +156,7 @@ def load(folder: Path) -> tuple[Tagger, dict[str, Any]]:
         network = build(config["architecture"], config["width"], len(config["tags"]), config["features"]["mel_bands"])
         content = weights.read_bytes()
         if hashlib.sha256(content).hexdigest() != config["sha256"]:
-            raise ValueError("other bytes; run its step again")
+            raise ValueError("the SHA-256 differs; run its step again")
         network.load_state_dict(deserialise(content))
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = one_line(error, 200)

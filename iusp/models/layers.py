@@ -1,4 +1,4 @@
-"""What all networks share: standardised input, the tagging head, and the feature maps of every layer."""
+"""The parts that all networks share: standardised input, the tagging head, and the feature maps of every layer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from iusp.models.maps import pooled
 
 
 class Tagger(nn.Module, ABC):
-    """A network that tags clips; it knows nothing of how it is trained.
+    """A network that tags clips, independent of how it is trained.
 
-    Called with log-mel features (B, T, M), the natural logarithm of power, it returns the logits (B, K) and the feature
-    maps (B, C, T', F') of its layers, first to last. The logits come from the pooled maps of the last layer. Subclasses
-    define `maps`.
+    The input is log-mel features (B, T, M), the natural logarithm of power. The output is the logits (B, K) and the
+    feature maps (B, C, T', F') of the layers, first to last. The logits come from the pooled maps of the last layer.
+    Subclasses define `maps`.
     """
 
     WIDTHS: ClassVar[range]
@@ -44,7 +44,7 @@ class Tagger(nn.Module, ABC):
 
 
 class Probabilities(nn.Module):
-    """A network that returns only probabilities, as users of exported models expect."""
+    """A network that returns only probabilities, which is the output of exported models."""
 
     def __init__(self, network: Tagger) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Summaries of a network's feature maps (B, C, T', F'): channels, frames, bands.
+"""Summaries of a network's feature maps (B, C, T', F'), where C are channels, T' frames and F' bands.
 
-The teacher stores some of them for its students, and the losses compute them of the student.
+The teacher stores some of the summaries for its students. The losses compute the same summaries of the student's maps.
 """
 
 import torch
@@ -18,7 +18,7 @@ def frames(maps: Tensor) -> Tensor:
 def pooled(maps: Tensor) -> Tensor:
     """Return one vector (B, C) per clip: the mean over the bands, then its mean over time plus its maximum.
 
-    The mean is for sounds that go on, the maximum for short ones (Kong et al. 2020, PANNs, section III).
+    The mean suits long sounds, the maximum short sounds (Kong et al. 2020, PANNs, section III).
     """
     energy = maps.mean(dim=3)
     return energy.mean(dim=2) + energy.amax(dim=2)
@@ -30,14 +30,14 @@ def band_means(maps: Tensor) -> Tensor:
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """Return where in time and frequency a layer is active: the sum of squares over channels.
+    """Return the sum of squares over channels, which shows where in time and frequency a layer is active.
 
     Args:
         maps: feature maps (B, C, T, F).
 
     Returns:
-        (B, T, F) in 0 to 1, divided by the largest entry of each clip so that float16 can hold it; zero for a clip
-        whose maps are all zero.
+        Attention (B, T, F) in [0, 1], divided by the largest entry of each clip so that float16 can hold it; zero for
+        a clip whose maps are all zero.
     """
     energy = maps.float().square().sum(dim=1)
     peak = energy.amax(dim=(1, 2), keepdim=True)
@@ -45,7 +45,7 @@ def attention_map(maps: Tensor) -> Tensor:
 
 
 def gram(features: Tensor) -> Tensor:
-    """Return features · featuresᵀ (…, N, N) of features (…, N, D), in float32 also under autocast."""
+    """Return the Gram matrices (…, N, N) of features (…, N, D), in float32 even under autocast."""
     with torch.autocast(features.device.type, enabled=False):
         features = features.float()
         return features @ features.transpose(-1, -2)
@@ -59,9 +59,9 @@ def pooled_frames(frames: Tensor, count: int) -> Tensor:
 
 
 def pooled_gram(matrix: Tensor, count: int) -> Tensor:
-    """Return the Gram matrices (B, count, count) of averaged frames from those of all frames (B, T', T').
+    """Return the Gram matrices (B, count, count) of averaged frames, computed from those of all frames (B, T', T').
 
-    Averaging is linear, P Q, and P Q (P Q)ᵀ = P (Q Qᵀ) Pᵀ. So the frames themselves are not needed.
+    Averaging multiplies the frames Q by a matrix P, and P Q (P Q)ᵀ = P (Q Qᵀ) Pᵀ. So the frames are not needed.
     """
     return pooled_frames(pooled_frames(matrix, count).transpose(1, 2), count)
 
@@ -74,11 +74,11 @@ def clip_embedding(frames: Tensor, dimensions: int) -> Tensor:
     deviation of about |x||y| / √dimensions.
 
     Args:
-        frames: (B, T', D).
+        frames: frames of each clip, (B, T', D).
         dimensions: length E of the vector.
 
     Returns:
-        (B, E) float32. The hash depends only on T'·D and E.
+        The vectors, float32 (B, E). The hash depends only on T'·D and E.
     """
     flat = frames.flatten(1).float()
     random = torch.Generator().manual_seed(0)

@@ -4,8 +4,9 @@ from torch import Tensor, nn
 
 from iusp.models.layers import Tagger, after_each, convolution
 
-# Expansion, channels, number of blocks, and stride of the first block. The paper's table 2, except for the strides:
-# they keep 1/8 of the frames and 1/16 of the bands. The paper's 1/32 would leave 8 frames of a 10-second clip.
+# Expansion, channels, number of blocks, and stride of the first block. The values are those of table 2 in the paper,
+# except the strides, which keep 1/8 of the frames and 1/16 of the bands. The paper's strides keep 1/32 of both, which
+# would leave 8 frames of a 10-second clip.
 STAGES = (
     (1, 16, 1, (1, 1)),
     (6, 24, 2, (2, 2)),
@@ -19,7 +20,7 @@ LAST_CHANNELS = 1280
 
 
 class InvertedResidual(nn.Module):
-    """Expands by 1×1, filters depthwise by 3×3 and projects by 1×1; adds the input where the shapes allow it."""
+    """A 1×1 expansion, a 3×3 depthwise filter and a 1×1 projection; the input is added if the shapes match."""
 
     def __init__(self, inputs: int, outputs: int, stride: tuple[int, int], expansion: int) -> None:
         super().__init__()

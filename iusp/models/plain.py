@@ -8,8 +8,8 @@ from iusp.models.layers import Tagger, after_each, convolution
 class Plain(Tagger):
     """Four layers of convolution, batch normalisation and ReLU.
 
-    They have `width`, `width`, 2·`width` and 3·`width` channels. The last has 8 × fewer frames and 16 × fewer bands
-    than the input.
+    They have `width`, `width`, 2·`width` and 3·`width` channels. The output has 1/8 of the frames and 1/16 of the
+    bands of the input.
     """
 
     WIDTHS = range(4, 513, 4)

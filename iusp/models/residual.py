@@ -21,7 +21,10 @@ class Block(nn.Module):
 
 
 class Residual(Tagger):
-    """Four residual blocks with `width`, 2·, 4· and 8·`width` channels; 8 × fewer frames, 16 × fewer bands."""
+    """Four residual blocks with 1, 2, 4 and 8 times `width` channels.
+
+    The output has 1/8 of the frames and 1/16 of the bands of the input.
+    """
 
     WIDTHS = range(8, 257, 8)
 

@@ -6,7 +6,7 @@ from iusp.models.layers import Tagger, after_each, convolution
 
 
 class Separable(Tagger):
-    """One convolution, then three depthwise-separable ones, to 8·`width` channels."""
+    """One convolution and three depthwise-separable convolutions; the last has 8·`width` channels."""
 
     WIDTHS = range(4, 513, 4)
 

@@ -6,7 +6,7 @@ from iusp.models.layers import Tagger, after_each, convolution
 
 
 class VGGish(Tagger):
-    """Six 3×3 convolutions and four 2×2 max-pools, `width` to 8·`width` channels (64 to 512 in the original)."""
+    """Six 3×3 convolutions with `width` to 8·`width` channels (64 to 512 in the original), and four 2×2 max-pools."""
 
     WIDTHS = range(4, 257, 4)
 

@@ -1,10 +1,10 @@
-"""The embedded data set: city scenes made by arithmetic, in SONYC-UST's format.
+"""The embedded data set: computed city scenes in SONYC-UST's format.
 
-A scene is a bed of coloured noise with up to three sounds in it. Most sounds repeat one identical event (a hit, a bark,
-a chord), because repetition within a clip is what the similarities between its frames can show. Volunteers are
-simulated as well: the fainter a sound, the more of them miss it or are unsure of its kind.
+A scene is coloured background noise (the bed) with up to three sounds. Most sounds repeat one identical event (a hit, a
+bark, a chord), because similarities between frames can show repetition within a clip. The annotations come from
+simulated volunteers. The fainter a sound is, the more volunteers miss it or are unsure of its kind.
 
-A clip depends on (seed, split, number) alone, so any clip can be made on its own, by any process, at any time.
+A clip depends only on seed, split and number, so every process can generate every clip independently.
 """
 
 import csv
@@ -35,31 +35,31 @@ SAMPLES = int(SECONDS * SAMPLE_RATE)
 
 SENSORS = {"train": range(1, 31), "validate": range(31, 41), "test": range(41, 51)}
 TAG_COUNT_SHARES = (0.04, 0.36, 0.40, 0.20)  # share of clips with 0, 1, 2, 3 coarse tags
-LEAST_WEIGHT = 2  # of a category, in fine tags: the two with a single tag would be rare otherwise
-SNR_DB = (-16.0, 2.0)  # mean power of a sound's active frames over the bed's
+LEAST_WEIGHT = 2  # smallest weight of a category, in fine tags; without it, categories with one fine tag would be rare
+SNR_DB = (-16.0, 2.0)  # mean power of a sound's active frames, relative to the power of the bed
 BED_DBFS = (-52.0, -38.0)  # root mean square
 TILT = (-0.7, 0.7)  # coefficient a of the filter 1 + a z⁻¹: ±15 dB between 0 Hz and Nyquist
 ACTIVE_DB = -20.0  # a frame is active if its power is above this, relative to the loudest frame
 FRAME = 640  # samples; divides SAMPLES
 LEAST_ACTIVE = 50  # frames: 2 s
 
-VOLUNTEERS = 60  # who share the training split
+VOLUNTEERS = 60  # number of volunteers of the training split
 VOLUNTEERS_PER_CLIP = 3
 FALSE_ALARM = 0.004  # probability per volunteer, clip and complete fine tag
 MISS_HALF_DB = -14.0  # SNR at which half of the volunteers miss a sound
 UNSURE_HALF_DB = -12.0  # SNR at which the doubt about a sound's kind is half of UNSURE_MOST
 UNSURE_MOST = 0.4
-SLOPE_DB = 4.0  # of both logistic curves
-NEAR_DB, FAR_DB = -4.0, -10.0  # a sound is near above the one, far below the other
+SLOPE_DB = 4.0  # slope of both logistic curves
+NEAR_DB, FAR_DB = -4.0, -10.0  # SNR above which a sound is near, and SNR below which it is far
 
-CLIPS_PER_CHUNK = 25  # work of one call to another process
-FLAC_COMPRESSION = 0.0  # libsndfile's fastest
+CLIPS_PER_CHUNK = 25  # number of clips that a worker process generates per call
+FLAC_COMPRESSION = 0.0  # libsndfile's fastest level
 SCENE_STREAM, VOLUNTEER_STREAM = 0, 1  # independent random streams of a clip
 
 TABLE_SIZE = 4096  # samples of a wavetable, a power of two
 CONTROL_STEP = 16  # samples for which a slow curve is held: a control rate of 1 kHz
 POOL_SAMPLES = 40 * SAMPLE_RATE
-POOL_CORNER_HZ = 60.0  # below it coloured noise is flat
+POOL_CORNER_HZ = 60.0  # below this frequency, coloured noise has a flat spectrum
 WHITE, PINK, RED = 0.0, 1.0, 2.0  # exponents a of a power spectrum 1 / f^a
 BED_COLOURS = (WHITE, 0.5, PINK, 1.5)
 
@@ -106,7 +106,7 @@ class Scenes:
 
     @property
     def identity(self) -> tuple[()]:
-        """Nothing: settings and code alone decide what is generated."""
+        """An empty tuple, because only the settings and the code decide what is generated."""
         return ()
 
     def fetch(self, folder: Path, reporter: Reporter) -> Path:
@@ -116,18 +116,18 @@ class Scenes:
 
 
 def write(folder: Path, seed: int, clips: dict[str, int], workers: int, reporter: Reporter) -> None:
-    """Write an embedded data set in SONYC-UST's format; a run that was killed resumes.
+    """Write an embedded data set in SONYC-UST's format. A killed run resumes.
 
-    `folder` gets `audio/<sensor>_<number>.flac` (16 bit), `annotations.csv` with the columns of 2019, and
-    `dcase-ust-taxonomy.yaml`. Audio that is already there is kept, so the folder must come from the same `seed`. The
-    bytes depend on neither the number of workers nor on what was there before.
+    The folder gets `audio/<sensor>_<number>.flac` (16 bit), `annotations.csv` with the columns of 2019, and
+    `dcase-ust-taxonomy.yaml`. Existing audio files are kept, so they must come from the same seed. The bytes depend
+    neither on the number of workers nor on whether the run resumed.
 
     Args:
-        folder: where to write; made if missing.
-        seed: of all scenes and volunteers.
+        folder: folder to write into; created if it is missing.
+        seed: seed of all scenes and volunteers.
         clips: number of clips by split (`train`, `validate`, `test`).
-        workers: processes that make scenes.
-        reporter: told the number of clips that are done.
+        workers: number of processes that generate scenes.
+        reporter: receives the number of finished clips.
     """
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def write(folder: Path, seed: int, clips: dict[str, int], workers: int, reporter
 
 
 def scene(seed: int, split: str, number: int) -> Scene:
-    """Make the clip `number` of a split."""
+    """Generate the clip with a number in a split."""
     rng = _generator(seed, split, number, SCENE_STREAM)
     events = _draw_events(rng)
     samples = _bed(rng)
@@ -159,7 +159,7 @@ def scene(seed: int, split: str, number: int) -> Scene:
         sound = _tilted(SOUNDS[event.tag](rng), rng.uniform(*TILT))
         samples += _amplitude(event.snr_db) / _active_rms(sound) * sound
     samples *= _amplitude(rng.uniform(*BED_DBFS))
-    samples /= max(1.0, float(np.abs(samples).max()))  # turned down rather than clipped
+    samples /= max(1.0, float(np.abs(samples).max()))  # reduced in level instead of clipped
     return Scene(samples, events)
 
 
@@ -169,7 +169,7 @@ def scene(seed: int, split: str, number: int) -> Scene:
 
 
 def _chunks(clips: dict[str, int]) -> Iterator[tuple[str, range]]:
-    """Cut every split into runs of clip numbers."""
+    """Yield each split in ranges of clip numbers, one range per chunk."""
     for split, count in clips.items():
         for start in range(0, count, CLIPS_PER_CHUNK):
             yield split, range(start, min(start + CLIPS_PER_CHUNK, count))
@@ -183,7 +183,7 @@ def _write_clips(audio: Path, seed: int, split: str, numbers: range) -> list[lis
             pcm = np.rint(scene(seed, split, number).samples * np.iinfo(np.int16).max).astype(np.int16)
             encoded = io.BytesIO()
             soundfile.write(encoded, pcm, SAMPLE_RATE, format="FLAC", compression_level=FLAC_COMPRESSION)
-            with atomic(path) as temporary:  # not by libsndfile itself, which doesn't say that the disk is full
+            with atomic(path) as temporary:  # libsndfile itself does not report a full disk
                 temporary.write_bytes(encoded.getbuffer())
     return [_rows(seed, split, number) for number in numbers]
 
@@ -254,7 +254,7 @@ def _cells(heard: dict[str, str], taxonomy: Taxonomy) -> list[str]:
 
 
 def _volunteer(rng: np.random.Generator, events: tuple[Event, ...], taxonomy: Taxonomy) -> dict[str, str]:
-    """Return what one volunteer notes: fine tag → proximity."""
+    """Return the annotation of one volunteer: the proximity of each fine tag that the volunteer hears."""
     heard = {tag: "notsure" for tag in taxonomy.fine_tags if rng.random() < FALSE_ALARM}
     for event in events:
         if rng.random() < _fading(event.snr_db, MISS_HALF_DB):
@@ -280,9 +280,9 @@ def _proximity(snr_db: float) -> str:
 
 
 def _draw_events(rng: np.random.Generator) -> tuple[Event, ...]:
-    """Draw what sounds in a clip: at most one sound of a category, fine tags about equally often.
+    """Draw the sounds of a clip: at most one sound of each category, with about equally frequent fine tags.
 
-    A category's only fine tag counts for `LEAST_WEIGHT`.
+    A category with a single fine tag has the weight `LEAST_WEIGHT`.
     """
     categories = list(TAGS_BY_CATEGORY.values())
     weights = np.array([max(len(tags), LEAST_WEIGHT) for tags in categories])
@@ -299,17 +299,17 @@ def _bed(rng: np.random.Generator) -> Wave:
 
 
 def _tilted(wave: Wave, tilt: float) -> Wave:
-    """Filter by 1 + tilt z⁻¹: a distance, a wall or a microphone that dulls or sharpens a sound."""
+    """Apply the filter 1 + tilt z⁻¹, which dulls or sharpens a sound as a distance, a wall or a microphone does."""
     result = wave.copy()
     result[1:] += tilt * wave[:-1]
     return result
 
 
 def _active_rms(wave: Wave) -> float:
-    """Return the root mean square over a sound's active frames, so that pauses don't count as faintness.
+    """Return the root mean square over the active frames of a sound, so that pauses do not make it fainter.
 
-    The energy of a sound of fewer active frames is spread over `LEAST_ACTIVE`: heard briefly, it must be louder to be
-    noticed as well as a lasting one.
+    If a sound has fewer than `LEAST_ACTIVE` active frames, its energy is spread over `LEAST_ACTIVE` frames, because a
+    short sound must be louder to be noticed as easily as a long sound.
     """
     power = np.square(wave).reshape(-1, FRAME).mean(axis=1)
     active = power[power > power.max() * 10 ** (ACTIVE_DB / 10)]
@@ -347,7 +347,7 @@ def _noise_pool(colour: float) -> Wave:
 
 
 def _noise(rng: np.random.Generator, colour: float, samples: int = SAMPLES) -> Wave:
-    """Cut a random piece out of the pool: far cheaper than new noise, and no two clips start alike."""
+    """Cut a random piece out of the pool of noise, which is much cheaper than generating new noise."""
     start = rng.integers(POOL_SAMPLES - samples)
     return _noise_pool(colour)[start : start + samples]
 
@@ -402,7 +402,7 @@ def _gate(rng: np.random.Generator) -> Wave:
 
 
 def _beats(rng: np.random.Generator, period: float, jitter: float = 0.0) -> Curve:
-    """Return the times in seconds of a beat that fills a span; `jitter` is the relative deviation of a period."""
+    """Return the times in seconds of the beats that fill a span; `jitter` is the relative deviation of a period."""
     start, stop = _span(rng)
     periods = period * (1 + jitter * rng.standard_normal(int((stop - start) / period)))
     onsets: Curve = start + np.cumsum(periods) - periods[0]
@@ -410,7 +410,7 @@ def _beats(rng: np.random.Generator, period: float, jitter: float = 0.0) -> Curv
 
 
 def _paste(events: list[Wave], onsets: Iterable[float]) -> Wave:
-    """Lay the events out in turn, one at each onset in seconds; what lies beyond the clip's end is cut."""
+    """Place one event at each onset (in seconds), cycling through the events; samples after the clip's end are cut."""
     clip = np.zeros(SAMPLES, dtype=np.float32)
     for index, onset in enumerate(onsets):
         event, start = events[index % len(events)], int(onset * SAMPLE_RATE)
@@ -426,13 +426,13 @@ def _flat_top(time: Wave, ramp: float) -> Wave:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sounds: each returns float32 of shape (160000,), at any level
+# Sounds: each function returns float32 of shape (160000,) at an arbitrary level
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def _engine(rng: np.random.Generator, f0: Range) -> Wave:
-    """Combustion at f0 Hz: harmonics through two resonances, slow drift, red rumble."""
-    # The table holds two firings, so that its odd harmonics are the half orders of uneven cylinders.
+    """Generate an engine that fires at f0 Hz: harmonics through two resonances, slow drift, and red noise."""
+    # The table holds two firings. Its odd harmonics are the half orders that uneven cylinders produce.
     half_order = rng.uniform(*f0) / 2
     hertz = _harmonics(half_order, 4000)
     amplitudes = half_order / hertz
@@ -444,7 +444,7 @@ def _engine(rng: np.random.Generator, f0: Range) -> Wave:
 
 
 def _hit(rng: np.random.Generator) -> Wave:
-    """One metallic hit of 0.3 s: four decaying partials and a burst of noise."""
+    """Generate one metallic hit of 0.3 s: four decaying partials and a burst of noise."""
     time = _time(0.3)
     hit: Wave = 0.7 * _noise(rng, WHITE, len(time)) * np.exp(-time / rng.uniform(0.008, 0.03))
     for hertz in np.geomspace(300, 4500, 4) * rng.uniform(0.6, 1.5, 4):
@@ -454,17 +454,17 @@ def _hit(rng: np.random.Generator) -> Wave:
 
 
 def _impact_machine(rng: np.random.Generator, hits_per_second: Range) -> Wave:
-    """A machine that repeats one hit, nearly evenly."""
+    """Generate a machine that repeats one hit at nearly even intervals."""
     return _paste([_hit(rng)], _beats(rng, 1 / rng.uniform(*hits_per_second), jitter=0.05))
 
 
 def _impacts(rng: np.random.Generator) -> Wave:
-    """One to five hits at irregular times: the rhythm, not the timbre, tells them from a pile driver."""
+    """Generate one to five hits at irregular times; they differ from a pile driver in rhythm, not in timbre."""
     return _paste([_hit(rng)], rng.uniform(0, SECONDS - 0.3, rng.integers(1, 6)))
 
 
 def _saw(rng: np.random.Generator, f0: Range) -> Wave:
-    """A rough tone of equally strong harmonics up to 2–7.5 kHz, whose f0 Hz sags at every cut, once in 1–3 s."""
+    """Generate a saw: a tone of equally strong harmonics up to 2–7.5 kHz, whose pitch f0 falls at a cut every 1–3 s."""
     hertz = rng.uniform(*f0)
     load = _held(0.5 - 0.5 * np.cos(2 * np.pi * _control_time() / rng.uniform(1, 3)))
     speed = 1 - rng.uniform(0.1, 0.35) * load
@@ -474,7 +474,7 @@ def _saw(rng: np.random.Generator, f0: Range) -> Wave:
 
 
 def _car_horn(rng: np.random.Generator) -> Wave:
-    """One to four honks of two notes a third apart, all alike, 0.1–0.9 s each."""
+    """Generate one to four identical honks of 0.1–0.9 s, each with two notes a third apart."""
     time = _time(rng.uniform(0.1, 0.9))
     root = rng.uniform(300, 480)
     dyad = sum(
@@ -486,7 +486,7 @@ def _car_horn(rng: np.random.Generator) -> Wave:
 
 
 def _car_alarm(rng: np.random.Generator) -> Wave:
-    """3–8 equal chirps in a second."""
+    """Generate an alarm of 3–8 equal chirps per second."""
     period = 1 / rng.uniform(3, 8)
     time = _time(0.85 * period)
     hertz = np.geomspace(rng.uniform(600, 1200), rng.uniform(1500, 2600), len(time))[:: rng.choice((-1, 1))]
@@ -495,7 +495,7 @@ def _car_alarm(rng: np.random.Generator) -> Wave:
 
 
 def _siren(rng: np.random.Generator) -> Wave:
-    """A tone sweeping up and down between 450 and 1700 Hz, slowly (wail) or fast (yelp)."""
+    """Generate a tone that sweeps between 450 and 1700 Hz, slowly (wail) or fast (yelp)."""
     period = rng.uniform(2.5, 6) if rng.random() < 0.5 else rng.uniform(0.2, 0.5)
     low, high = rng.uniform(450, 700), rng.uniform(1100, 1700)
     turn = 0.5 - 0.5 * np.cos(2 * np.pi * (_control_time() / period + rng.random()))
@@ -503,7 +503,7 @@ def _siren(rng: np.random.Generator) -> Wave:
 
 
 def _reverse_beeper(rng: np.random.Generator) -> Wave:
-    """A beep of 0.95–1.5 kHz every 0.7–1.2 s."""
+    """Generate a beep of 0.95–1.5 kHz every 0.7–1.2 s."""
     period = rng.uniform(0.7, 1.2)
     time = _time(rng.uniform(0.4, 0.55) * period)
     beep = _oscillate(_wavetable(rng, (1, 0.15, 0.3)), np.full(len(time), rng.uniform(950, 1500)))
@@ -511,7 +511,7 @@ def _reverse_beeper(rng: np.random.Generator) -> Wave:
 
 
 def _music(rng: np.random.Generator, root: Range, notes: int, partials: tuple[float, ...], kick: float) -> Wave:
-    """A loop of 4 or 8 decaying chords of `notes` notes at 70–150 bpm, on a root in Hz, with or without a kick drum."""
+    """Generate a loop of 4 or 8 decaying chords at 70–150 bpm, on a root in Hz, with or without a kick drum."""
     time = _time(60 / rng.uniform(70, 150))
     table, lowest = _wavetable(rng, partials), rng.uniform(*root)
     decay = np.exp(-time / rng.uniform(0.1, 0.4)) * _flat_top(time, 0.005)
@@ -524,7 +524,7 @@ def _music(rng: np.random.Generator, root: Range, notes: int, partials: tuple[fl
 
 
 def _syllable(rng: np.random.Generator, pitch: float, formants: Curve) -> Wave:
-    """A vowel of 0.1–0.28 s: harmonics of a falling pitch in Hz, weighted by formants in Hz."""
+    """Generate a vowel of 0.1–0.28 s: harmonics of a falling pitch in Hz, weighted by formants in Hz."""
     time = _time(rng.uniform(0.1, 0.28))
     hertz = _harmonics(pitch, 4000)
     weights = sum(np.exp(-(((hertz - centre) / 120) ** 2)) * 500 / centre for centre in formants) + 0.02
@@ -534,11 +534,11 @@ def _syllable(rng: np.random.Generator, pitch: float, formants: Curve) -> Wave:
 
 
 def _voices(rng: np.random.Generator, speakers: int, pitch: Range, drive: float = 0.0) -> Wave:
-    """People who each repeat three syllables, 0.12–0.34 s apart; `drive` > 0 overdrives a loudspeaker."""
+    """Generate speakers who each repeat three syllables, 0.12–0.34 s apart; `drive` > 0 overdrives a loudspeaker."""
     speech = np.zeros(SAMPLES, dtype=np.float32)
     for _ in range(speakers):
         hertz = rng.uniform(*pitch)
-        vowels = rng.permutation(VOWELS_HZ)[:3] * rng.uniform(0.85, 1.2)  # by the length of the vocal tract
+        vowels = rng.permutation(VOWELS_HZ)[:3] * rng.uniform(0.85, 1.2)  # scaled by the length of the vocal tract
         syllables = [_syllable(rng, hertz, formants) for formants in vowels]
         start, stop = _span(rng)
         onsets = start + np.cumsum(rng.uniform(0.12, 0.34, int((stop - start) / 0.23)))
@@ -547,7 +547,7 @@ def _voices(rng: np.random.Generator, speakers: int, pitch: Range, drive: float 
 
 
 def _dog(rng: np.random.Generator) -> Wave:
-    """Two to eight identical barks: a pitch that arches within 250–850 Hz, and noise."""
+    """Generate two to eight identical barks: a pitch that rises and falls within 250–850 Hz, and noise."""
     time = _time(rng.uniform(0.07, 0.2))
     arch = np.sin(np.pi * time / time[-1])
     low, high = rng.uniform(250, 450), rng.uniform(500, 850)

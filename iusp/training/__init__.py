@@ -1,1 +1,1 @@
-"""The training loop, the teacher's stored knowledge, several processes; never which loss is used."""
+"""The training loop, distributed training, and the teacher's stored knowledge. Independent of the losses."""

@@ -20,7 +20,7 @@ from iusp.io.files import atomic
 from iusp.models.layers import Tagger
 from iusp.training import distributed
 
-# What the readers of a damaged checkpoint raise.
+# The errors that reading a damaged checkpoint raises.
 DAMAGED = (
     *(BadZipFile, zlib.error, UnpicklingError, RuntimeError, EOFError),
     *(LookupError, ValueError, TypeError, AttributeError, OverflowError),
@@ -35,7 +35,7 @@ class History:
         record: one row per epoch.
         best: parameters and buffers of the network after the best epoch.
         best_epoch: number of the best epoch, from 0.
-        best_score: its micro-averaged AUPRC on validate.
+        best_score: micro-averaged AUPRC of that epoch on validate.
     """
 
     record: list[Row] = field(default_factory=list)
@@ -51,7 +51,7 @@ class History:
         self.record.append(row)
 
     def is_finished(self, epochs: int, patience: int) -> bool:
-        """Tell whether all epochs are done, or the last `patience` epochs brought nothing better."""
+        """Return whether all epochs are done, or the last `patience` epochs did not improve on the best one."""
         epoch = len(self.record)
         return epoch >= epochs or epoch - self.best_epoch > patience
 
@@ -63,15 +63,15 @@ class Stateful(Protocol):
         """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take the state over."""
+        """Load a state."""
 
 
 class Checkpoint:
-    """A file that holds a training's history and the state of everything that is trained.
+    """A file with the history of a training and the state of everything that is trained.
 
     Args:
-        path: the file.
-        parts: what is saved and restored, by name.
+        path: path of the file.
+        parts: objects whose state is saved and restored, by name.
     """
 
     def __init__(self, path: Path, parts: Mapping[str, Stateful]) -> None:
@@ -90,10 +90,10 @@ class Checkpoint:
         """Read the file on the first process and put its state into the parts of every process.
 
         Args:
-            device: where the tensors go.
+            device: device that the tensors are moved to.
 
         Returns:
-            The history; an empty one if there is no file.
+            The history, which is empty if there is no file.
 
         Raises:
             InputError: the file is damaged.
@@ -124,8 +124,8 @@ class Checkpoint:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn what a damaged file makes its readers raise into one line."""
+        """Turn the errors of a damaged file into a one-line error."""
         try:
             yield
         except DAMAGED:
-            raise InputError(f"{self.path}: damaged; delete it, and training begins again") from None
+            raise InputError(f"{self.path}: is damaged; delete it to train from the beginning") from None

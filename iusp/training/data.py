@@ -1,4 +1,4 @@
-"""The clips that networks are trained on and chosen by, in batches."""
+"""The clips for training and validation, in batches."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ def read_training_data(folders: TrainingFolders, tags: TagSet) -> TrainingData:
     feature_set = read_features(folders.features)
     clips = labelled_clips(feature_set, dataset, "train", tags, taxonomy)
     if not feature_set.clips["validate"]:
-        raise InputError(f"{folders.labels}: there is no validate clip; the best epoch is chosen on them")
+        raise InputError(f"{folders.labels}: there is no validate clip to choose the best epoch; add some")
     return TrainingData(taxonomy, feature_set, clips, truth_table(dataset, feature_set, "validate", taxonomy, "coarse"))
 
 
@@ -117,7 +117,7 @@ def batches(
     device: torch.device,
     knowledge: Mapping[str, NDArray[np.float16]] = MappingProxyType({}),
 ) -> Iterator[Batch]:
-    """Stream the batches of one epoch; of several processes each gets its share. An incomplete last batch is left out.
+    """Yield the batches of one epoch, or this process's share of each batch. An incomplete last batch is left out.
 
     Args:
         data: the training clips (N of them).

@@ -1,8 +1,8 @@
-"""One training in several processes (ranks) that `torchrun` starts: all compute, only the first writes.
+"""Training in several processes (ranks) that `torchrun` starts. All ranks compute; only the first one writes files.
 
-Each rank gets its share of every batch. Sums over a batch that the result depends on are taken over all ranks: the
-loss, its denominator, and the statistics of batch normalisation. So the result equals that of one process up to
-rounding. Without torchrun there is one rank, and every value stays as it is.
+Each rank gets its share of every batch. Sums over a batch that change the result are taken over all ranks: the loss,
+its denominator, and the statistics of batch normalisation. So the result equals that of one process up to rounding.
+Without torchrun there is one rank, and nothing changes.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iusp.models.layers import Tagger
 
-# A rank that neither answers nor ends makes the others fail after this time. What the first rank does alone in the
-# meantime, validation and checkpoint, takes less.
+# If one rank hangs, the other ranks fail after this time. It must be longer than validation and saving a checkpoint,
+# which the first rank does alone.
 TIMEOUT = timedelta(minutes=30)
 # The other ranks wait this long for the first, which writes the teacher's knowledge. If it dies they fail at once.
 PATIENCE = timedelta(days=7)
@@ -36,7 +36,7 @@ def group() -> Iterator[None]:
     dist.init_process_group(timeout=TIMEOUT)
     patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     yield
-    # Not after an exception: then the other ranks cannot reach the barrier.
+    # Skipped after an exception, because the other ranks then cannot reach the barrier.
     dist.barrier(patient)
     dist.destroy_process_group()
 
@@ -60,7 +60,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return summed(gradient)  # each rank's sum depends on each rank's tensor
+        return summed(gradient)  # the sum of each rank depends on the tensors of all ranks
 
 
 def summed(tensor: Tensor) -> Tensor:
@@ -91,14 +91,14 @@ def from_first(content: bytes | None) -> bytes | None:
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all ranks' clips.
+    """Batch normalisation with statistics over the clips of all ranks.
 
-    `torch.nn.SyncBatchNorm` does that on GPUs only.
+    `torch.nn.SyncBatchNorm` does the same, but only on GPUs.
     """
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> "_BatchNorm":
-        """Return one that shares the parameters and buffers of another batch normalisation."""
+        """Create an instance that shares the parameters and buffers of a `BatchNorm2d`."""
         assert norm.momentum is not None
         synced = cls(norm.num_features, norm.eps, norm.momentum)
         for name, parameter in norm.named_parameters(recurse=False):

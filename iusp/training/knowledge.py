@@ -1,12 +1,12 @@
-"""A teacher's knowledge of augmented training clips, computed once, so that no student runs the teacher.
+"""A teacher's knowledge of augmented training clips, computed once, so that students need not run the teacher.
 
-A folder with `knowledge.json` and, for each view, a folder `view-000/` of packed float16 arrays. Row n is about the nth
-training clip. The kinds are those that `teacher.knowledge` lists:
+The knowledge is a folder with `knowledge.json` and, for each view, a folder of packed float16 arrays (`view-000/`). Row
+n of an array belongs to training clip n. `teacher.knowledge` lists the arrays to store. Arrays of the whole network:
 
 - `logits.npy` (N, K);
-- `pooled.npy` (N, C), the vector of a clip that the tagging head gets;
+- `pooled.npy` (N, C), the input of the tagging head.
 
-and, for each of `teacher.layers` (1 is the last layer), at most at the last layer's frame rate:
+Arrays of each layer in `teacher.layers` (1 is the last layer), with at most the frame rate of the last layer:
 
 - `similarity-1.npy` (N, T', T'), the Gram matrix of each clip's frames, divided by its largest entry (a later
   normalisation of the rows cancels the factor);
@@ -14,8 +14,8 @@ and, for each of `teacher.layers` (1 is the last layer), at most at the last lay
 - `attention-1.npy` (N, T', F'), the energy over channels;
 - `hints-1.npy` (N, T', C), the means over the bands.
 
-Knowledge of other clips, other features or another teacher is refused, because misaligned targets train a useless
-student without any sign of it.
+Knowledge that belongs to other clips, features or another teacher raises an error, because training on misaligned
+targets would give a useless student without any warning.
 """
 
 import hashlib
@@ -64,13 +64,13 @@ def _view_digest(view: View) -> str:
 
 @dataclass(frozen=True)
 class KnowledgeRequest:
-    """What is stored of a teacher.
+    """The knowledge of a teacher to store.
 
     Attributes:
         augmentation: augmentation of the views.
         seed: seed of the views.
         views: number of views.
-        names: names of the arrays that are stored of each view.
+        names: names of the arrays to store for each view.
     """
 
     augmentation: Augmentation
@@ -82,13 +82,13 @@ class KnowledgeRequest:
 def write_knowledge(
     folder: Path, teacher: Tagger, data: TrainingData, request: KnowledgeRequest, reporter: Reporter
 ) -> None:
-    """Run a teacher over views of the training clips; views that are there already are kept.
+    """Run a teacher over views of the training clips and store its knowledge; views that exist already are kept.
 
     Args:
-        folder: folder of the teacher; `knowledge/` appears beside its weights.
+        folder: folder of the teacher, in which `knowledge/` is written beside the weights.
         teacher: the teacher in evaluation mode, on its device.
         data: the training clips.
-        request: what is stored.
+        request: knowledge to store.
         reporter: receives the progress after each batch.
     """
     batches = -(-len(data.clips) // BATCH)
@@ -129,7 +129,7 @@ def _write_view(
     names: Sequence[str],
     on_batch: Callable[[int], None],
 ) -> dict[str, str]:
-    """Write the arrays of one view; return the SHA-256 of each by its name."""
+    """Write the arrays of one view and return their SHA-256 by name."""
     clips = data.clips
     with ExitStack() as stack:
         packed: dict[str, Hashed] = {}
@@ -146,7 +146,7 @@ def _write_view(
 
 
 class KnowledgeDescription(Artifact):
-    """`knowledge.json`: what the knowledge is about, and the digests of its arrays."""
+    """`knowledge.json`: the clips, features and teacher that the knowledge belongs to, and digests of its arrays."""
 
     clips: str
     """Digest of the names of the training clips."""
@@ -167,7 +167,7 @@ class KnowledgeDescription(Artifact):
 
 
 def _identity(teacher: Path, data: TrainingData) -> dict[str, Any]:
-    """Return what the knowledge is about: it must not be used with anything else."""
+    """Return the fields of `KnowledgeDescription` that must match before the knowledge can be used."""
     return {
         "clips": digest(data.clips.filenames),
         "features": data.features.digest,
@@ -241,18 +241,18 @@ class Knowledge:
             number: number of the view, from 0.
 
         Raises:
-            InputError: the result is not the view that the teacher saw.
+            InputError: the result differs from the view that the teacher saw.
         """
         view = draw_view(self.augmentation, self.description.seed, "knowledge", number, self.data.shape)
         if _view_digest(view) != self.description.views[number]:
             raise InputError(
-                f"{self.folder}: view {number} is drawn differently than the teacher saw it (perhaps another "
-                "version of NumPy); run the teacher step again"
+                f"{self.folder}: view {number} differs from the view that the teacher saw (perhaps because of "
+                "another version of NumPy); run the teacher step again"
             )
         return view
 
     def new_view(self, seed: int, number: int) -> View:
-        """Draw another view of the same augmentation, about which nothing is stored."""
+        """Draw a new view with the same augmentation, for which no knowledge is stored."""
         return draw_view(self.augmentation, seed, "training", number, self.data.shape)
 
     def read(self, name: str, number: int) -> NDArray[np.float16]:
@@ -263,7 +263,7 @@ class Knowledge:
             number: number of the view, from 0.
 
         Raises:
-            InputError: the file is missing, damaged or about other clips.
+            InputError: the file is missing or damaged, or belongs to other clips.
         """
         file = f"view-{number:03d}/{name}"
         checksum = self.description.sha256.get(file, "none")
@@ -278,11 +278,13 @@ def read_knowledge(teacher: Path, data: TrainingData) -> Knowledge:
         data: the clips that a student will be trained on.
 
     Raises:
-        InputError: the knowledge is about other clips, features or tags, or of another teacher.
+        InputError: the knowledge belongs to other clips, features or tags, or to another teacher.
     """
     folder = teacher / "knowledge"
     description = KnowledgeDescription.read(folder / "knowledge.json")
     for name, value in _identity(teacher, data).items():
         if getattr(description, name) != value:
-            raise InputError(f"{folder}: is about other {name} than those in use; run the teacher step again")
+            raise InputError(
+                f"{folder}: '{name}' in knowledge.json does not match the current {name}; run the teacher step again"
+            )
     return Knowledge(folder, description, data)

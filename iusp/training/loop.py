@@ -1,4 +1,4 @@
-"""One training loop for teachers and students: it resumes exactly, and a seed gives the same bytes on the CPU."""
+"""The training loop of teachers and students. It resumes exactly, and the same seed gives the same bytes on the CPU."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,14 +20,14 @@ from iusp.training.checkpoint import Checkpoint, History, Stateful
 from iusp.training.data import Batch, TrainingData
 
 Losses = Callable[[Tensor, tuple[Tensor, ...], Batch], dict[str, Tensor]]
-"""Returns named, weighted losses of logits, feature maps and a batch; their sum is minimised."""
+"""Function that returns named, weighted losses for logits, feature maps and a batch; their sum is minimised."""
 
 
 def label_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Return the binary cross-entropy of the labels, averaged over the known ones of all processes.
+    """Return the binary cross-entropy, averaged over the known labels of all processes.
 
     Args:
-        logits: (B, K).
+        logits: logits (B, K).
         targets: labels (B, K) in [0, 1].
         mask: bool (B, K), True where the label is known.
     """
@@ -37,16 +37,16 @@ def label_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A network and everything that shapes its training.
+    """A network and everything that its training depends on.
 
     Attributes:
         network: the network, on its device.
-        description: the network's `config.json`, which training completes.
-        data: the clips; the best epoch is chosen on the validate split.
-        epoch_batches: returns the batches of an epoch, counted from 0.
+        description: `config.json` of the network, which `train` completes.
+        data: clips for training, and for the choice of the best epoch on validate.
+        epoch_batches: function that returns the batches of an epoch, counted from 0.
         losses: the losses that are minimised.
         config: settings of the optimisation.
-        auxiliary: what the losses train beside the network, on its device; it is dropped at the end.
+        auxiliary: modules that the losses train beside the network, on its device; they are dropped at the end.
     """
 
     network: Tagger
@@ -59,21 +59,21 @@ class TrainingJob:
 
 
 def train(job: TrainingJob, folder: Path, on_epoch: Callable[[Row], None]) -> NetworkConfig:
-    """Train until the epochs or the patience are used up, and save the best epoch on validate.
+    """Train until all epochs are done or the patience is used up, and save the best epoch on validate.
 
     The folder gets `weights.safetensors`, `config.json` and `record.csv`. A checkpoint is saved after each epoch. A
-    training that finds one resumes from it and ends with the same bytes as an undisturbed one. If the training has
-    finished already, its network is loaded. Of several processes only the first reads and writes the folder, validates,
-    and reports epochs.
+    killed training resumes from its checkpoint and ends with the same bytes as an undisturbed training. If the training
+    has finished already, its network is loaded. If there are several processes, only the first one reads and writes the
+    folder, validates, and reports epochs.
 
     Args:
-        job: the network and what shapes its training.
+        job: the network and everything that its training depends on.
         folder: folder to write.
-        on_epoch: receives the row of each epoch, also of epochs that a checkpoint holds.
+        on_epoch: function that receives the row of each epoch, including the epochs in a checkpoint.
 
     Returns:
-        `config.json`: the job's description, completed by the epoch that was kept and its micro-averaged AUPRC on
-        validate; on the first process also by the SHA-256 of the weights.
+        The job's description, completed by the best epoch and its micro-averaged AUPRC on validate. On the first
+        process, it also has the SHA-256 of the weights.
 
     Raises:
         InputError: training diverges, a checkpoint is damaged, or a batch has fewer clips than there are processes.
@@ -121,7 +121,7 @@ def _prepare_torch(job: TrainingJob) -> None:
     keep_memory()
     _use_threads(job.config.threads)
     torch.use_deterministic_algorithms(job.network.device.type == "cpu")
-    # Filling memory that is overwritten anyway costs time and changes nothing.
+    # PyTorch would fill new memory, which costs time and does not change the result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -166,7 +166,7 @@ def _run_epoch(
 
 
 def _save_best(job: TrainingJob, history: History, checkpoint: Checkpoint, folder: Path) -> NetworkConfig:
-    """Put the best epoch into the network and write the folder."""
+    """Load the weights of the best epoch into the network and write the folder."""
     job.network.load_state_dict(history.best)
     best = {"epoch": history.best_epoch + 1, "validate_micro_auprc": history.best_score}
     description = job.description.model_copy(update=best)
@@ -191,7 +191,7 @@ def train_epoch(
         network: the network, on its device.
         epoch_batches: batches of the epoch, on the same device.
         losses: the losses that are minimised.
-        optimiser: optimiser of the network and of what the losses train beside it.
+        optimiser: optimiser of the network and of the auxiliary modules.
         schedule: learning-rate schedule; it advances by one step per batch.
         precision: precision of the network's own arithmetic, `float32` or `bfloat16`.
 

@@ -1,4 +1,4 @@
-"""New networks, the devices they run on, and their predictions."""
+"""Create networks for training, and choose the devices that they run on."""
 
 from collections.abc import Iterable
 
@@ -15,9 +15,9 @@ from iusp.training.data import TrainingData
 
 
 def choose_device(name: str) -> torch.device:
-    """Return a device by its name; `auto` is the first accelerator of the machine, or the CPU.
+    """Return the device with a name; `auto` is the first accelerator of the machine, or the CPU without one.
 
-    Several processes on a machine use one GPU each.
+    If several processes run on a machine, each process uses its own GPU.
 
     Raises:
         InputError: the machine has no such device.
@@ -42,12 +42,12 @@ def new_network(
     Args:
         architecture: family of the network.
         parameters: largest number of parameters.
-        data: training clips; their mean and standard deviation standardise the network's input.
+        data: training clips, whose mean and standard deviation standardise the input of the network.
         config: settings that name the device.
         seed: seed of the initialisation.
 
     Returns:
-        The network, and its description, which training completes.
+        The network and its description, which `train` completes.
     """
     tags, bands = data.clips.tags, data.features.config.mel_bands
     width = models.width_for(architecture, parameters, len(tags), bands)
@@ -77,15 +77,15 @@ def layer_channels(network: Tagger, data: TrainingData) -> list[int]:
 
 
 def check_layers(what: str, layers: Iterable[int], count: int) -> None:
-    """Check that a network has some layers.
+    """Check that a network has all the layers that a setting names.
 
     Args:
-        what: the setting that names the layers, for the message.
-        layers: layers, counted from the last, which is 1.
+        what: name of the setting, for the error message.
+        layers: layers that the setting names, counted from the last, which is 1.
         count: number of layers of the network.
 
     Raises:
         InputError: the network has fewer layers.
     """
     if too_many := [layer for layer in layers if layer > count]:
-        raise InputError(f"{what}: there is no layer {too_many[0]}, only {count} (1 is the last)")
+        raise InputError(f"{what}: layer {too_many[0]} does not exist; the network has {count} layers (1 is the last)")

@@ -203,13 +203,16 @@ def spoilt(change: Callable[[str], str]) -> Callable[[dict[str, Path], Path], li
     ("make", "words"),
     [
         (lambda files, path: [path], "No such file or directory; give a predictions CSV"),
-        (spoilt(lambda text: text.replace("8_dog", "9_cat", 1)), "lacks the column 8_dog; compare what the same"),
+        (
+            spoilt(lambda text: text.replace("8_dog", "9_cat", 1)),
+            "lacks the column 8_dog; compare predictions of the same",
+        ),
         (spoilt(lambda text: text.replace("audio_filename", "clip", 1)), "lacks the column audio_filename"),
-        (spoilt(lambda text: text.replace("level_dbfs", "8_dog", 1)), "column 8_dog is there twice"),
+        (spoilt(lambda text: text.replace("level_dbfs", "8_dog", 1)), "column 8_dog occurs twice"),
         (spoilt(lambda text: text.replace("level_dbfs", "\x1b[2J", 1)), r"column '\x1b[2J' cannot be printed"),
         (spoilt(lambda text: text.replace(".wav,0.", ".wav,7.", 1)), "line 2, column 1_engine: '7."),
         (spoilt(lambda text: text.replace(".wav,0.", ".wav,nan", 1)), "line 2, column 1_engine: 'nan"),
-        (spoilt(lambda text: text.replace(",somewhere", "", 1)), "line 2 has 4 cells, the header 5"),
+        (spoilt(lambda text: text.replace(",somewhere", "", 1)), "line 2 has 4 cells, but the header has 5"),
         (spoilt(lambda text: text.splitlines()[0]), "has no predictions"),
         (lambda files, path: [files["same"], "--device", path], "no such file"),
         (lambda files, path: [files["same"], "--device", files["reference"]], "not what its step writes"),
@@ -238,4 +241,4 @@ def test_nothing_to_compare(files: dict[str, Path], tmp_path: Path) -> None:
     reference.write_text("audio_filename,level\na.wav,-3\n")
     done = CliRunner().invoke(main, ["monitor", "--reference", str(reference), str(files["same"])])
     assert done.exit_code == 2
-    assert f"has no numbers that {reference} has, too" in done.output
+    assert f"has no column of numbers in common with {reference}" in done.output

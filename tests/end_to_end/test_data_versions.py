@@ -272,7 +272,7 @@ def test_another_version_of_sonyc_ust_lies_beside_it(versions: Versions, colleag
     refused = colleague.run(*compare, check=False)
     assert (refused.returncode, refused.stderr) == (
         2,
-        f"iusp: {predictions}: has no clip of split test in data/dataset/annotations.csv in common with {older}; "
+        f"iusp: {predictions}: shares no clip of split test in data/dataset/annotations.csv with {older}; "
         "compare predictions of the same clips\n",
     )
 

@@ -79,7 +79,7 @@ def test_slices_are_of_the_clips_that_are_reported_on(project: Project) -> None:
     assert set(slices["by"]) == {"sensor_id"}
     assert slices.groupby("network")["clips"].sum().to_dict() == dict.fromkeys(("teacher", "small", "other"), 20)
     # None of the few clips' sensors has enough of them.
-    assert f"{slices['group'].nunique()} of them are too small to tell" in (evaluation / "report.html").read_text()
+    assert f"{slices['group'].nunique()} of them are too small to be scored" in (evaluation / "report.html").read_text()
 
 
 def test_repeating_does_nothing(project: Project) -> None:

@@ -74,15 +74,15 @@ def test_reads_what_a_spreadsheet_writes(path):
     [
         (b"", "has no predictions; write"),
         (b"audio_filename,8_dog\n", "has no predictions; write"),
-        (b"\x89PNG\r\n\x1a\n\x00\xff", "not a CSV"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a CSV file"),
         (b"\x00\x01\n\x02\x03\n", "lacks the column audio_filename"),
-        (b'audio_filename,8_dog\n"' + b"a" * 200_000, "not a CSV"),
+        (b'audio_filename,8_dog\n"' + b"a" * 200_000, "is not a CSV file"),
         (b"file,8_dog\na.wav,0.5\n", "lacks the column audio_filename"),
-        (b"audio_filename,dog\na.wav,0.5\n", "column 'dog' is no tag"),
-        (b"audio_filename,8_dog,8_dog\na.wav,0.5,0.5\n", "column 8_dog is there twice"),
+        (b"audio_filename,dog\na.wav,0.5\n", "column 'dog' is not a tag"),
+        (b"audio_filename,8_dog,8_dog\na.wav,0.5,0.5\n", "column 8_dog occurs twice"),
         (b"audio_filename,8_dog\na.wav,0.5\na.wav,0.5\n", "line 3 repeats the clip a.wav of line 2"),
-        (b"audio_filename,8_dog\na.wav\n", "line 2 has 1 cells, the header 2"),
-        (b"audio_filename,8_dog\n\na.wav,0.5,1\n", "line 3 has 3 cells, the header 2"),
+        (b"audio_filename,8_dog\na.wav\n", "line 2 has 1 cells, but the header has 2"),
+        (b"audio_filename,8_dog\n\na.wav,0.5,1\n", "line 3 has 3 cells, but the header has 2"),
         (b"audio_filename,8_dog\na.wav,nan\n", "line 2, column 8_dog: 'nan' must be a number from 0 to 1"),
         (b"audio_filename,8_dog\na.wav,\n", "line 2, column 8_dog: '' must"),
         (b"audio_filename,8_dog\na.wav,high\n", "line 2, column 8_dog: 'high' must"),
@@ -129,14 +129,14 @@ def test_refuses_other_clips_than_the_truths(path, annotations):
     with pytest.raises(InputError) as refusal:
         score_file(path, annotations, TAXONOMY, "validate", "coarse", "from-fine")
     assert str(refusal.value) == (
-        f"{path}: misses 4 (00_000000.wav, 00_000001.wav, 00_000002.wav, …) and has in excess 1 (x.wav) of the 12 "
-        f"clips of split validate in {annotations}; predict exactly that split"
+        f"{path}: must have exactly the 12 clips of split validate in {annotations}; it lacks 4 (00_000000.wav, "
+        "00_000001.wav, 00_000002.wav, …) and has 1 other (x.wav)"
     )
 
 
 def test_refuses_a_split_without_truth(path, annotations):
     write_predictions(path, CLIPS, random_scores(COARSE), COARSE)
-    with pytest.raises(InputError, match="split test has no agreed truth"):
+    with pytest.raises(InputError, match="split test has no agreed ground truth"):
         score_file(path, annotations, TAXONOMY, "test", "coarse", "from-fine")
 
 
@@ -172,5 +172,5 @@ def test_compares_on_the_clips_that_both_have(path, annotations):
     assert result["probability_worse"] == np.mean(np.array(differences) < 0)
 
     write_predictions(reference, ["new.wav"], others[:1], COARSE)
-    with pytest.raises(InputError, match=r"has no clip of split validate .* in common with .*reference\.csv"):
+    with pytest.raises(InputError, match=r"shares no clip of split validate .* with .*reference\.csv"):
         compare_files(path, reference, annotations, TAXONOMY, "validate", "coarse", "from-fine", 30, 5)

@@ -96,7 +96,7 @@ def test_the_report_shows_where_the_student_is_weak(data: tuple, tmp_path: Path)
     write_report(EvaluationFolder(tmp_path), metrics, {"teacher": times, "small": times}, TAXONOMY, slices)
     report = (tmp_path / "report.html").read_text()
     table = report.partition("Where and when small is weak")[2]
-    assert "1 of them are too small to tell (fewer than 20 clips or 20 positive tags)" in table
+    assert "1 of them are too small to be scored (fewer than 20 clips or 20 positive tags)" in table
     # Whose interval lies below 0.8 is in bold, and first.
     cells = '<td class="left" data-heading="group">'
     assert f'<tr class="bold">{cells}borough 3</td><td data-heading="clips">60</td>' in table

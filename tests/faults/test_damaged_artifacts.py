@@ -294,7 +294,9 @@ def test_damaged_checkpoints(folder: Path, tried: Tried, monkeypatch: pytest.Mon
     certain |= {"a pickle": with_state(network=Code()), "a list": stored(np.zeros(3))}
     for name, content in certain.items():
         checkpoint.write_bytes(content)
-        assert answer(called("teacher")) == f"iusp: {checkpoint}: damaged; delete it, and training begins again", name
+        assert answer(called("teacher")) == f"iusp: {checkpoint}: is damaged; delete it to train from the beginning", (
+            name
+        )
     taken = 0
     weights_file = TEACHER / "weights.safetensors"
     expected = weights_file.read_bytes()
@@ -306,7 +308,7 @@ def test_damaged_checkpoints(folder: Path, tried: Tried, monkeypatch: pytest.Mon
             taken += 1
             assert weights_file.read_bytes() == expected, "what nothing reads was damaged"
         else:
-            assert line == f"iusp: {checkpoint}: damaged; delete it, and training begins again"
+            assert line == f"iusp: {checkpoint}: is damaged; delete it to train from the beginning"
     assert not Path("run").exists(), "code was run"
     count = len(certain) + CHECKPOINTS
     tried(

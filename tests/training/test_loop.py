@@ -661,7 +661,9 @@ def test_the_step_refuses_misaligned_knowledge(taught, tmp_path):
 
 
 def test_layers_that_the_teacher_lacks_are_refused_before_it_is_trained(world, tmp_path):
-    with pytest.raises(InputError, match=r"teacher\.layers of a plain: there is no layer 5, only 4") as caught:
+    with pytest.raises(
+        InputError, match=r"teacher\.layers of a plain: layer 5 does not exist; the network has 4"
+    ) as caught:
         teach(world, tmp_path / "teacher", TEACHER.model_copy(update={"layers": [1, 5]}))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -670,7 +672,9 @@ def test_layers_that_the_teacher_lacks_are_refused_before_it_is_trained(world, t
 @pytest.mark.parametrize("method", ["fitnet", "iusp"])
 def test_layers_that_a_student_lacks_are_refused_before_it_is_trained(world, taught, tmp_path, method):
     config = ALONE.model_copy(update={"method": method, "layers": {method: [1, 3]}})
-    with pytest.raises(InputError, match=rf"layers\.{method} of a cnn_lstm: there is no layer 3, only 2") as caught:
+    with pytest.raises(
+        InputError, match=rf"layers\.{method} of a cnn_lstm: layer 3 does not exist; the network has 2"
+    ) as caught:
         learn(world, taught, tmp_path / "student", config)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "student").exists()
