@@ -1,7 +1,7 @@
 """The Kubeflow graph: the steps of dvc.yaml, with one task per seed of each student, between two tasks for MLflow.
 
 Everything that changes a result is an argument or an input artifact of a task, so that Kubeflow can cache outputs.
-Settings of the cluster (`kubeflow` in params.yaml) and MLflow's address change no result, and are neither.
+Settings of the cluster (`kubeflow` in params.yaml) and MLflow's address do not change a result, so they are not.
 """
 
 import copy
@@ -151,7 +151,7 @@ def _recipe_of(config: Config, student: str, seed: int) -> str:
 
 
 def _named(component: BaseComponent, name: str) -> BaseComponent:
-    """Return a component whose tasks are named so; a display name is not shown everywhere, as in a run's errors."""
+    """Return a copy of a component whose tasks have this name, because a run's errors do not show display names."""
     renamed = copy.copy(component)
     renamed.component_spec = dataclasses.replace(component.component_spec, name=name)
     return renamed

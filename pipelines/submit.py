@@ -141,7 +141,7 @@ def submit(package: Path, cluster: Cluster, submission: Submission, say: Callabl
     try:
         _follow(server, run_id, run_name, tasks, link, say)
     except KeyboardInterrupt:
-        say(f"no longer waiting; the run goes on: {link}")
+        say(f"no longer waiting; the run continues: {link}")
         raise
 
 
@@ -163,7 +163,7 @@ def _six_fields(schedule: str) -> str:
             ends = match.groups()[:2] if match else ("none", None)
             values = [numbers.get(end.upper().lstrip("0") or "0", -1) for end in ends if end]
             if -1 in values or values != sorted(values):
-                raise InputError(f"schedule {schedule!r}: {item!r} is no {unit} from {low} to {high}")
+                raise InputError(f"schedule {schedule!r}: {item!r} is not a valid {unit} ({low} to {high})")
     return " ".join(fields)
 
 
@@ -209,7 +209,7 @@ def _token() -> str | None:
             raise InputError(f"{source}: cannot be read; unset it or name a file that holds a token") from None
     token = token and token.strip()
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise InputError(f"{source}: must hold the token alone, without blanks and without 'Bearer'")
+        raise InputError(f"{source}: must contain only the token, without blanks and without 'Bearer'")
     return token
 
 
@@ -236,14 +236,14 @@ def _checked(host: str, token: str | None) -> str:
     if parts.username is not None:
         raise InputError(f"{name}: leave name and password out of the address, and set {TOKEN} to a token")
     if parts.query or parts.fragment:
-        raise InputError(f"{name}: give the address only up to where its pages have /#/, without what follows")
+        raise InputError(f"{name}: give only the part of the address before /#/")
     if token and parts.scheme == "http" and not _is_private(name):
-        raise InputError(f"{name}: a token is sent over https:// only, where nobody can read it on its way")
+        raise InputError(f"{name}: a token is sent only over https://; give an https:// address")
     return host.rstrip("/")
 
 
 def _is_private(name: str) -> bool:
-    """Whether a host is this machine, or a service in the same cluster."""
+    """Return whether a host is this machine, or a service in the same cluster."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
@@ -313,14 +313,14 @@ class _Server:
             return (
                 f"it does not accept the token in {TOKEN} or {TOKEN_PATH} ({error.status}); get a new one"
                 if self._token
-                else f"it wants to know who asks ({error.status}); set {TOKEN} to a token"
+                else f"it requires authentication ({error.status}); set {TOKEN} to a token"
             )
         if error.status == 403:
             return f"not allowed (403){said}; ask its administrator, or name a namespace of yours"
         if error.status == 404 and not said:
             return f"there is no Kubeflow Pipelines (404); {ADDRESS}"
         if error.status >= 500 or error.status == 429:
-            return f"the server is in trouble ({error.status}){said}; try again in a minute"
+            return f"the server failed ({error.status}){said}; try again in a minute"
         return f"refused ({error.status}){said}"
 
     def _find(self, what: str, request: Callable[..., Any], name: str, **arguments: Any) -> Any:
@@ -348,7 +348,7 @@ class _Server:
         request = self._client.pipelines.pipeline_service_list_pipeline_versions
         found = self._find(f"find version {name}", request, name, pipeline_id=pipeline_id).pipeline_versions
         if found:
-            say(f"version {name}: uploaded before")
+            say(f"version {name}: already uploaded")
             version = found[0]
         else:
             with tempfile.TemporaryDirectory() as folder:
@@ -375,7 +375,7 @@ class _Server:
         return str(self._ask(f"create experiment {name}", request, experiment=experiment).experiment_id)
 
     def run(self, version: Any, experiment_id: str, name: str) -> str:
-        """Begin a run, and return its identifier."""
+        """Start a run, and return its identifier."""
         run = V2beta1Run(
             display_name=name,
             experiment_id=experiment_id,
@@ -383,16 +383,16 @@ class _Server:
             runtime_config=V2beta1RuntimeConfig(parameters={}),
         )
         try:
-            return str(self._ask(f"begin run {name}", self._client.runs.run_service_create_run, run=run).run_id)
+            return str(self._ask(f"start run {name}", self._client.runs.run_service_create_run, run=run).run_id)
         except _UnavailableError as error:
-            raise InputError(f"{error}; look first whether it has begun: {self.pages}/#/runs") from None
+            raise InputError(f"{error}; first check whether the run has started: {self.pages}/#/runs") from None
 
     def look(self, run_id: str) -> Any:
-        """Return a run as it is now."""
-        return self._ask("look at the run", self._client.runs.run_service_get_run, run_id=run_id)
+        """Return the current state of a run."""
+        return self._ask("read the state of the run", self._client.runs.run_service_get_run, run_id=run_id)
 
     def schedule(self, version: Any, experiment_id: str, name: str, cron: str, say: Callable[[str], None]) -> None:
-        """Create a recurring run in place of those of the same name."""
+        """Create a recurring run that replaces those with the same name."""
         api, what = self._client.recurring_runs, f"find recurring run {name}"
         listed = self._find(what, api.recurring_run_service_list_recurring_runs, name, experiment_id=experiment_id)
         old = listed.recurring_runs or []
@@ -405,7 +405,7 @@ class _Server:
                     f"recurring run {name} runs another pipeline; delete it, or choose another name: {link}"
                 )
             if len(old) == 1 and (one.mode, other, one.trigger) == ("ENABLE", version, trigger):
-                say(f"recurring run {name}, at '{cron}', was there before: {link}")
+                say(f"recurring run {name}, at '{cron}', already exists: {link}")
                 return
         recurring = V2beta1RecurringRun(
             display_name=name,
@@ -421,8 +421,8 @@ class _Server:
         created = self._ask(f"create recurring run {name}", create, recurring_run=recurring)
         # Deleted only now, so that there is always a schedule.
         for one in old:
-            self._ask(f"delete the former recurring run {name}", delete, recurring_run_id=one.recurring_run_id)
-        replaced = ", in place of the former one" if old else ""
+            self._ask(f"delete the previous recurring run {name}", delete, recurring_run_id=one.recurring_run_id)
+        replaced = ", replacing the previous one" if old else ""
         say(f"recurring run {name}, at '{cron}'{replaced}: {page}{created.recurring_run_id}")
 
 
@@ -448,7 +448,7 @@ def _silence(error: Exception) -> str:
             f"{AUTHORITIES[0]}, and for a server without TLS write http://"
         )
     if isinstance(cause, urllib3.exceptions.NewConnectionError):  # a TimeoutError, too
-        return "nothing listens there; check address and port, and that kubectl port-forward still runs if you use it"
+        return "connection refused or timed out; check address, port and, if you use it, kubectl port-forward"
     if isinstance(cause, urllib3.exceptions.TimeoutError):
         return "no answer in time; check the address, or try again in a minute"
     return "the connection was cut; try again in a minute"
@@ -484,12 +484,12 @@ def _look(server: _Server, run_id: str, link: str, say: Callable[[str], None]) -
         try:
             return server.look(run_id)
         except _UnavailableError as error:
-            say(f"{error}; the run goes on, looking again in {delay} s")
+            say(f"{error}; the run continues, retrying in {delay} s")
             time.sleep(delay)
     try:
         return server.look(run_id)
     except _UnavailableError as error:
-        raise InputError(f"{error}; no longer waiting, the run goes on: {link}") from None
+        raise InputError(f"{error}; no longer waiting, the run continues: {link}") from None
 
 
 def _causes(run: Any, details: list[Any], tasks: set[str]) -> str:

@@ -1,1 +1,1 @@
-"""What steps hand to each other: one typed class per folder or file, which writes it and reads it."""
+"""The files that steps pass to each other. One typed class writes and reads each folder or file."""

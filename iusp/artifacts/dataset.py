@@ -20,7 +20,7 @@ ROWS = 10_000  # rows that are converted to text at a time, to bound the memory
 
 Count = Annotated[int, Field(ge=0)]
 NOT_STATED = "NOASSERTION"
-"""SPDX's word for a licence that nobody has stated."""
+"""SPDX expression for a licence that is not stated."""
 
 
 class Source(Artifact):
@@ -35,12 +35,12 @@ class Source(Artifact):
 
     @property
     def title(self) -> str:
-        """The source in a few words, for people."""
+        """Short description of the source, for people."""
         return f"generated scenes ({self.name})" if self.generated else self.name
 
     @property
     def warning(self) -> str | None:
-        """What whoever uses a model trained on these clips must know; None if there is nothing."""
+        """Warning for users of a model that was trained on these clips; None if there is no warning."""
         if self.generated:
             return (
                 "Trained and evaluated on generated scenes, not on recordings. The figures do not tell how well this "

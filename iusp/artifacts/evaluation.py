@@ -27,7 +27,7 @@ class Parity(Artifact):
 
 
 class Measurements(Artifact):
-    """`evaluation/measurements.json` of an exported model: what promotion is decided by."""
+    """`evaluation/measurements.json` of an exported model: the measurements that decide about its promotion."""
 
     split: str
     """Split that was evaluated."""
@@ -68,7 +68,7 @@ class ModelFolder:
 
     @property
     def evaluation(self) -> Path:
-        """Folder with what promotion is decided by."""
+        """Folder with the files that decide about a promotion."""
         return self.path / "evaluation"
 
     @property
@@ -104,8 +104,8 @@ def seed_name(student: str, seed: int) -> str:
 class EvaluationFolder:
     """The folder that the evaluation step writes.
 
-    Networks are named `teacher` or `<student>-seed-<n>` where every seed has a file, and by the student's name where
-    only its best seed has one.
+    If every seed of a student has its own file, networks are named `teacher` and `<student>-seed-<n>`. If only the best
+    seed has a file, it has the student's name.
 
     Attributes:
         path: the folder.

@@ -1,4 +1,4 @@
-"""`metrics.json` and `latency.json`: how good every network is, and what it costs.
+"""`metrics.json` and `latency.json`: the quality and the cost of every network.
 
 The fields' names are the names of the metrics everywhere: `dvc metrics`, MLflow and Kubeflow show them joined by dots,
 such as `students.small.coarse.micro_auprc`.
@@ -130,7 +130,7 @@ class Metrics(Artifact):
 
 
 def method_of(network: NetworkResult) -> str:
-    """Return how a network was taught; a teacher learns from labels."""
+    """Return the method by which a network was trained; a teacher is trained on labels."""
     return network.method if isinstance(network, StudentResult) else "labels"
 
 

@@ -34,11 +34,11 @@ class NetworkConfig(Artifact):
     seed: int
     """Seed of initialisation and order."""
     epoch: int = 0
-    """Epoch (from 1) that was best on validate and was kept; 0 of a network that is not trained yet."""
+    """Epoch (from 1) that was best on validate and was kept; 0 for a network that is not trained yet."""
     validate_micro_auprc: Share = 0.0
     """Micro-averaged AUPRC of that epoch on validate."""
     sha256: str = ""
-    """SHA-256 of `weights.safetensors`; empty of a network that is not saved yet."""
+    """SHA-256 of `weights.safetensors`; empty for a network that is not saved yet."""
 
     @field_validator("width")
     @classmethod

@@ -1,4 +1,4 @@
-"""What shapes each student, one file per student, so that a change re-trains only the students that it concerns.
+"""Recipes of the students, one file per student, so that a change re-trains only the students that it affects.
 
 A file holds the student's recipe and the SHA-256 of the code of its methods. DVC compares the files: the stage of a
 student depends on its file instead of on all settings and all methods.

@@ -1,4 +1,4 @@
-"""What the command line and a cluster's pods print: readable failures, progress, tables and JSON."""
+"""Output of the command line and of pods: readable failures, progress, tables and JSON."""
 
 import errno
 import json

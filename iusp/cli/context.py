@@ -1,4 +1,4 @@
-"""What several groups of commands share: the settings that `iusp --params` names."""
+"""The settings that `iusp --params` names, for all groups of commands."""
 
 from typing import TYPE_CHECKING
 

@@ -1,1 +1,1 @@
-"""Students on devices: what an ONNX file needs beside it, and what runs it."""
+"""Students on devices: export, packages, releases, and the runtime for ONNX files."""

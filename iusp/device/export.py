@@ -26,7 +26,7 @@ from iusp.reporter import Reporter
 
 @dataclass(frozen=True)
 class Recordings:
-    """What the thresholds and the comparison of whole files need.
+    """The input for the thresholds and for the comparison of end-to-end files.
 
     Attributes:
         dataset: folder with the tables of the dataset step.
@@ -108,7 +108,7 @@ def _write_package(
     recordings: Recordings,
     parity: Mapping[str, Parity],
 ) -> None:
-    """Write what lies beside the ONNX files."""
+    """Write the files beside the ONNX files."""
     features = judge.features
     validate = labelled_clips(features, recordings.dataset, "validate", recordings.predicts, judge.taxonomy)
     probabilities = predict(network.tagger, validate.log_mel)
@@ -133,7 +133,7 @@ def _write_evidence(
     times: NetworkTimes,
     parity: Mapping[str, Parity],
 ) -> None:
-    """Write what promotion is decided by: predictions, truth and measurements."""
+    """Write the files that decide about a promotion: predictions, truth and measurements."""
     write_predictions(model.predictions, judge.filenames, network.scores, judge.tags)
     truth = pd.DataFrame(judge.truth["coarse"].astype(int), columns=list(judge.taxonomy.coarse_tags))
     truth.insert(0, CLIP, judge.filenames)

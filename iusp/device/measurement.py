@@ -1,4 +1,4 @@
-"""What exported files compute and how long they take, compared with the network in PyTorch."""
+"""Compare the output and the time of exported files with those of the network in PyTorch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,13 +31,13 @@ Job = Callable[[], object]
 def measure_latencies(
     networks: Mapping[str, Tagger], folders: Mapping[str, Path], config: Features, runs: int
 ) -> Latencies:
-    """Measure one clip on one CPU thread, in all networks and runtimes in turn, so that all meet the same machine.
+    """Measure the time for one clip on one CPU thread. All networks and runtimes take turns, so load affects all alike.
 
     Args:
         networks: networks by name, on the CPU, in evaluation mode.
         folders: folder that `write_onnx` wrote for each network.
         config: settings of the front-end.
-        runs: number of measurements of each job, after one that does not count.
+        runs: number of measurements of each job, after one warm-up run.
     """
     jobs = {
         (name, *key): job
@@ -57,7 +57,7 @@ def measure_latencies(
 
 
 def _jobs(network: Tagger, folder: Path, config: Features) -> dict[tuple[str, str], Job]:
-    """Return what is timed, by runtime and by what is computed."""
+    """Return the functions to time, by runtime and by output."""
     samples = torch.randn(clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
     spectrogram = log_mel(samples, config.sample_rate, config)[None]
     jobs: dict[tuple[str, str], Job] = {

@@ -1,4 +1,4 @@
-"""Write what lies beside a student's ONNX files: tags, thresholds, settings, licence and model card."""
+"""Write the files beside a student's ONNX files: tags, thresholds, settings, licence and model card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def _threshold(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the model card of a student says.
+    """The content of a student's model card.
 
     Attributes:
         name: name of the student.
@@ -74,7 +74,7 @@ def write_package(folder: Path, thresholds: Mapping[str, float], features: Featu
         folder: folder with the ONNX files.
         thresholds: threshold of each tag, in the order of the network's outputs.
         features: settings of the front-end.
-        facts: what the model card says.
+        facts: content of the model card.
     """
     source = facts.metrics.data
     with atomic(folder / "LICENSE") as temporary:

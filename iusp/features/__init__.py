@@ -1,1 +1,1 @@
-"""Log-mel spectra of the recordings: computed, packed and augmented. It knows no networks."""
+"""Log-mel spectra of the recordings: computed, packed and augmented. Independent of the networks."""

@@ -1,1 +1,1 @@
-"""MLflow: runs, registered versions, the promotion gate, serving; never how a network is trained."""
+"""MLflow: runs, registered versions, the promotion gate, and serving. Independent of training."""

@@ -1,4 +1,4 @@
-"""MLflow's model registry: every student is a version of one registered model."""
+"""MLflow's model registry, in which every student is a version of one registered model."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

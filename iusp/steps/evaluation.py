@@ -1,4 +1,4 @@
-"""Step 5: judge the quality and the cost of every network, and write a report."""
+"""Step 5: measure the quality and the cost of every network, and write a report."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -169,7 +169,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, reporter: Reporter) ->
 
 
 def _key(judge: Judge, dataset: DatasetFolder, networks: Networks) -> str:
-    """Digest everything that shapes the output. Reads every training record, so that damage shows at once."""
+    """Return the digest of everything that changes the output. Reads every training record to find damage early."""
     for folder in networks.folders.values():
         folder.record  # noqa: B018 (raises if it is damaged)
     return digest(
@@ -207,7 +207,7 @@ def _predict(networks: Networks, judge: Judge, output: EvaluationFolder, reporte
 
 
 def _metrics(networks: Networks, judge: Judge, dataset: DatasetFolder, evaluated: Evaluated) -> Metrics:
-    """Judge every network."""
+    """Measure the quality and the cost of every network."""
     return Metrics(
         data=Data(**dict(dataset.source), digest=dataset.digest, clips=judge.features.clips),
         split=judge.split,
@@ -218,7 +218,7 @@ def _metrics(networks: Networks, judge: Judge, dataset: DatasetFolder, evaluated
 
 
 def _result(network: EvaluatedNetwork, judge: Judge) -> NetworkResult:
-    """Judge one network."""
+    """Measure the quality and the cost of one network."""
     config = network.folder.config
     quality = judge.quality(network.scores)
     return NetworkResult(
@@ -232,7 +232,7 @@ def _result(network: EvaluatedNetwork, judge: Judge) -> NetworkResult:
 
 
 def _student(name: str, seeds: Seeds, judge: Judge, evaluated: Evaluated) -> StudentResult:
-    """Judge the best seed of a student in full, and every seed by its micro-averaged AUPRC."""
+    """Measure the best seed of a student in full, and the micro-averaged AUPRC of every other seed."""
     best = seeds.folders[seeds.best].config
     auprcs = {str(seed): judge.micro_auprc(evaluated[seed_name(name, seed)].scores) for seed in seeds.folders}
     values = list(auprcs.values())
@@ -256,7 +256,7 @@ def _present(
     shown: Evaluated,
     dataset: DatasetFolder,
 ) -> None:
-    """Write what people read: slices, pictures, tables and the report."""
+    """Write the files for people: slices, pictures, tables and the report."""
     circumstances = read_circumstances(dataset.index, judge.filenames)
     scores = {name: judge.table(network.scores) for name, network in shown.items()}
     slices = slice_scores(

@@ -155,7 +155,7 @@ def test_the_sdk_finds_what_was_submitted(api: KubeflowApi, user: User) -> None:
 def test_the_same_package_is_uploaded_once(api: KubeflowApi, user: User, tmp_path: Path) -> None:
     user.submit(api.url)
     lines = user.submit(api.url, run_name="second run")
-    assert "uploaded before" in lines[0]
+    assert "already uploaded" in lines[0]
     version = single(api.versions)
     assert len(api.pipelines) == len(api.experiments) == 1
     used = [run["pipeline_version_reference"]["pipeline_version_id"] for run in api.runs.values()]
@@ -292,7 +292,7 @@ def test_waiting_outlives_what_passes(
     monkeypatch.setattr(module, "TIMEOUT", (2, 1))
     api.failures = [Failure("GET /apis/v2beta1/runs/", kind, times=2)]
     lines = user.submit(api.url, wait=True)
-    assert sum("the run goes on, looking again" in line for line in lines) == 2
+    assert sum("the run continues, retrying" in line for line in lines) == 2
     assert lines[-1] == "run first run: SUCCEEDED"
 
 
@@ -300,7 +300,7 @@ def test_waiting_ends_when_nothing_passes(api: KubeflowApi, user: User) -> None:
     api.failures = [Failure("GET /apis/v2beta1/runs/", 503)]
     message = user.refused(api.url, wait=True)
     assert "(503)" in message
-    assert message.endswith(f"the run goes on: {api.url}/#/runs/details/{single(api.runs)['run_id']}")
+    assert message.endswith(f"the run continues: {api.url}/#/runs/details/{single(api.runs)['run_id']}")
     assert len(api.failures) == 1
     assert len([one for one in api.requests if "/runs/run-" in one.path]) == len(module.PATIENCE) + 1
 
@@ -320,12 +320,12 @@ def test_a_token_renewed_while_waiting_is_used(user: User, monkeypatch: pytest.M
             user.lines.append(line)
             if line.endswith("RUNNING"):
                 api.token = "another.token"
-            elif "looking again" in line:
+            elif "retrying in" in line:
                 path.write_text("another.token\n")
 
         user.submit(api.url, wait=True, say=say)
     assert user.lines[-1] == "run first run: SUCCEEDED"
-    assert any("looking again" in line for line in user.lines)
+    assert any("retrying in" in line for line in user.lines)
 
 
 def test_an_interrupt_leaves_the_run_and_says_so(api: KubeflowApi, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_an_interrupt_leaves_the_run_and_says_so(api: KubeflowApi, user: User, m
     monkeypatch.setattr(module.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         user.submit(api.url, wait=True)
-    assert "the run goes on" in user.lines[-1]
+    assert "the run continues" in user.lines[-1]
     assert single(api.runs)["run_id"] in user.lines[-1]
     assert not [one for one in api.requests if "terminate" in one.path]
 
@@ -359,9 +359,9 @@ def test_a_schedule_makes_a_recurring_run(api: KubeflowApi, user: User) -> None:
 def test_a_schedule_is_applied_not_added(api: KubeflowApi, user: User) -> None:
     user.submit(api.url, schedule="0 3 * * *")
     first = single(api.recurring_runs)["recurring_run_id"]
-    assert "was there before" in user.submit(api.url, schedule="0 0 3 * * *")[-1]
+    assert "already exists" in user.submit(api.url, schedule="0 0 3 * * *")[-1]
     assert single(api.recurring_runs)["recurring_run_id"] == first
-    assert "in place of the former" in user.submit(api.url, schedule="0 4 * * *")[-1]
+    assert "replacing the previous" in user.submit(api.url, schedule="0 4 * * *")[-1]
     assert single(api.recurring_runs)["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * *"
     user.submit(api.url, schedule="0 4 * * *", caching=False)
     assert single(api.recurring_runs)["pipeline_version_reference"]["pipeline_version_id"] == list(api.versions)[1]
@@ -417,16 +417,16 @@ def test_schedules_that_are_taken(schedule: str) -> None:
         ("@daily", "must have five fields"),
         ("0 3 * *", "must have five fields"),
         ("0 0 3 * * 1 2026", "must have five fields"),
-        ("60 3 * * *", "'60' is no minute from 0 to 59"),
-        ("0 24 * * *", "'24' is no hour from 0 to 23"),
-        ("0 3 0 * *", "'0' is no day of the month from 1 to 31"),
-        ("0 3 * 13 *", "'13' is no month"),
-        ("0 3 * * 7", "'7' is no day of the week from 0 to 6"),
-        ("0 3 * * MON-SUN", "'MON-SUN' is no day of the week"),
-        ("30-10 3 * * *", "'30-10' is no minute"),
-        ("*/0 3 * * *", "'*/0' is no minute"),
-        ("1,,2 3 * * *", "'' is no minute"),
-        ("none 3 * * *", "'none' is no minute"),
+        ("60 3 * * *", "'60' is not a valid minute (0 to 59)"),
+        ("0 24 * * *", "'24' is not a valid hour (0 to 23)"),
+        ("0 3 0 * *", "'0' is not a valid day of the month (1 to 31)"),
+        ("0 3 * 13 *", "'13' is not a valid month"),
+        ("0 3 * * 7", "'7' is not a valid day of the week (0 to 6)"),
+        ("0 3 * * MON-SUN", "'MON-SUN' is not a valid day of the week"),
+        ("30-10 3 * * *", "'30-10' is not a valid minute"),
+        ("*/0 3 * * *", "'*/0' is not a valid minute"),
+        ("1,,2 3 * * *", "'' is not a valid minute"),
+        ("none 3 * * *", "'none' is not a valid minute"),
     ],
 )
 def test_schedules_that_are_refused_before_anything_is_sent(
@@ -475,15 +475,15 @@ def test_a_file_that_is_no_pipeline(
     ("kind", "says"),
     [
         (400, "refused (400): injected"),
-        (401, "wants to know who asks (401); set KF_PIPELINES_TOKEN"),
+        (401, "requires authentication (401); set KF_PIPELINES_TOKEN"),
         (403, "not allowed (403): injected; ask its administrator"),
         (404, "refused (404): injected"),
         (409, "refused (409): injected"),
-        (500, "in trouble (500): injected; try again"),
-        ("busy", "in trouble (503); try again"),
+        (500, "the server failed (500): injected; try again"),
+        ("busy", "the server failed (503); try again"),
         ("cut", "the connection was cut"),
         ("slow", "no answer in time"),
-        ("login", "wants to know who asks (302)"),
+        ("login", "requires authentication (302)"),
     ],
 )
 def test_each_failure_is_one_line(api: KubeflowApi, user: User, where: str, kind: int | str, says: str) -> None:
@@ -493,7 +493,7 @@ def test_each_failure_is_one_line(api: KubeflowApi, user: User, where: str, kind
     assert says in message
     # A run may have begun although nobody has heard so: the user must look before trying again.
     uncertain = kind in (401, 500, "busy", "cut", "slow") and "runs" in where
-    assert ("look first whether it has begun" in message) == uncertain
+    assert ("first check whether the run has started" in message) == uncertain
     assert len([one for one in api.requests if where in f"{one.method} {one.path}"]) == 1
 
 
@@ -516,7 +516,7 @@ def test_a_missing_parameter_is_told_in_the_servers_words(api: KubeflowApi, user
     path.write_text(yaml.safe_dump(spec))
     message = user.refused(api.url, package=path)
     assert (
-        "cannot begin run first run: refused (400): Invalid input error: parameters ['epochs'] are required" in message
+        "cannot start run first run: refused (400): Invalid input error: parameters ['epochs'] are required" in message
     )
 
 
@@ -535,7 +535,7 @@ def test_nothing_listens(user: User) -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         message = user.refused(url)
-    assert message.startswith(f"{url}: cannot connect: nothing listens there")
+    assert message.startswith(f"{url}: cannot connect: connection refused or timed out")
 
 
 @pytest.fixture
@@ -564,8 +564,8 @@ def test_no_such_host(user: User) -> None:
         ("https://localhost:port", "must be like https://"),
         ("https://[::1", "must be like https://"),
         (f"https://me:{PASSWORD}@localhost", "leave name and password out"),
-        ("https://localhost/pipeline/#/runs", "without what follows"),
-        (f"https://localhost/?key={PASSWORD}", "without what follows"),
+        ("https://localhost/pipeline/#/runs", "only the part of the address before"),
+        (f"https://localhost/?key={PASSWORD}", "only the part of the address before"),
     ],
 )
 def test_addresses_that_are_refused(user: User, host: str, says: str) -> None:
@@ -627,7 +627,7 @@ def test_a_token_that_the_server_repeats_is_not_shown(
 def test_a_token_is_not_sent_in_the_clear(user: User, monkeypatch: pytest.MonkeyPatch, url: str, sent: bool) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
     message = user.refused(url)
-    assert ("over https:// only" in message) != sent
+    assert ("only over https://" in message) != sent
     assert SECRET not in message
 
 
@@ -643,7 +643,7 @@ def test_a_token_that_cannot_be_one(
     monkeypatch.setenv(name, setting)
     message = user.refused(api.url)
     assert message.startswith(name)
-    assert "must hold the token alone" in message
+    assert "must contain only the token" in message
     assert SECRET not in message
     assert not api.requests
 
@@ -737,5 +737,5 @@ def test_ctrl_c_in_a_process(api: KubeflowApi, user: User) -> None:
         assert process.poll() is None
     process.send_signal(2)
     out, _ = process.communicate(timeout=10)
-    assert "no longer waiting; the run goes on" in out
+    assert "no longer waiting; the run continues" in out
     assert process.returncode != 0
