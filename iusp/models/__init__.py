@@ -61,7 +61,7 @@ def width_for(architecture: str, parameters: int, tags: int, bands: int) -> int:
             fitting = width
     if not fitting:
         raise InputError(
-            f"the smallest {architecture} for {tags} tags has {smallest} parameters; set `parameters` to that or more"
+            f"the smallest {architecture} for {tags} tags has {smallest} parameters; `parameters` allows {parameters}"
         )
     return fitting
 

@@ -475,7 +475,7 @@ def test_a_corrupted_object_is_refused_and_current_stays(
         assert message.startswith(f"s3://{BUCKET}/{key}: ")
     s3_servers.client(server).delete_object(Bucket=BUCKET, Key=key)
     message = refusal(lambda: fetch(uri, home))
-    assert message == f"s3://{BUCKET}/{key}: none of {len(whole)} bytes are there; release anew"
+    assert message == f"s3://{BUCKET}/{key}: has 0 of {len(whole)} bytes; publish the release again"
     publish(devices, 2, uri)
     assert fetch(uri, home).manifest.version == 2
 
@@ -688,7 +688,7 @@ def test_offline_a_device_works_with_what_it_has(
     assert done.returncode == 2
     assert done.stderr == (
         f"iusp: {uri}/{LATEST}: the server cannot be reached; check the network and AWS_ENDPOINT_URL; and there is no "
-        f"whole release in {home}\n"
+        f"complete release in {home}\n"
     )
     fetch(uri, home)
     publish(devices, 2, uri)
@@ -696,7 +696,7 @@ def test_offline_a_device_works_with_what_it_has(
     assert done.returncode == 0
     assert done.stderr == (
         f"iusp: {uri}/{LATEST}: the server cannot be reached; check the network and AWS_ENDPOINT_URL; the current "
-        "release stays\n"
+        "release stays in use\n"
     )
     assert done.stdout.startswith(f"{home}/current: {MODEL} version 1 of 20")
     assert content(home / "current") == content(devices[0])
