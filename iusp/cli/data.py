@@ -1,4 +1,4 @@
-"""Scores of any system's predictions against annotations."""
+"""The commands that score the predictions of any system against annotations."""
 
 import json
 from collections.abc import Callable

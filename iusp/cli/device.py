@@ -85,10 +85,10 @@ def release(ctx: click.Context, to: str, sign_with: Path | None) -> None:
 def fetch(source: str, to: Path, public_key: Path | None) -> None:
     """Fetch the latest release and verify it.
 
-    The release becomes the current one if its checksums, and with --public-key its signature, are right.
-    FOLDER/current is a link to the release in use, FOLDER/previous to the one before. Whatever goes wrong, `current`
-    stays usable. Exit status 0: `current` is complete, and it is the latest release if the server could be reached.
-    Exit status 2: there is no release, or the server's release is refused.
+    The release becomes the current one if its checksums, and with --public-key its signature, are right. FOLDER/current
+    is a link to the release in use, FOLDER/previous to the one before. If anything goes wrong, `current` stays usable.
+    Exit status 0: `current` is complete, and it is the latest release if the server could be reached. Exit status 2:
+    there is no release, or the server's release is refused.
 
     \b
     Reads:   s3://BUCKET/PREFIX
@@ -112,8 +112,8 @@ def fetch(source: str, to: Path, public_key: Path | None) -> None:
     "--model",
     help="float32.onnx or int8.onnx of a student, or models:/NAME@ALIAS.  [default: the champion]",
 )
-@click.option("--window", type=float, help="Seconds that are tagged at once.  [default: the length of a training clip]")
-@click.option("--hop", type=float, help="Seconds from one window to the next.  [default: half of the window]")
+@click.option("--window", type=float, help="Length of a window in seconds.  [default: the length of a training clip]")
+@click.option("--hop", type=float, help="Seconds between the starts of two windows.  [default: half of the window]")
 @click.option("--json", "form", flag_value="json", help="Print a JSON object for each window, with all probabilities.")
 @click.option("--csv", "form", flag_value="csv", help="Print a CSV row for each window, for iusp monitor.")
 @click.pass_context

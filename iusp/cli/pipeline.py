@@ -98,9 +98,9 @@ def teacher(ctx: click.Context) -> None:
 @click.command()
 @click.pass_context
 def recipes(ctx: click.Context) -> None:
-    """Write what shapes each student.
+    """Write the recipe of each student.
 
-    `dvc repro` compares these files to train only the students that a change concerns.
+    `dvc repro` compares these files to train only the students that a change affects.
 
     \b
     Reads:   params.yaml (distillation, students), the code of the methods

@@ -1,4 +1,4 @@
-"""The registered versions, the champion among them, and its history."""
+"""The commands for registered versions, the champion and its history."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -108,7 +108,7 @@ def _age(since: datetime) -> str:
 def show(ctx: click.Context, version: int, as_json: bool) -> None:
     """Show one VERSION: its tags, its data, its history, and the gate's verdict today.
 
-    The gate answers whether VERSION may replace today's champion. Nothing is changed.
+    The gate decides whether VERSION may replace today's champion. The command changes nothing.
 
     \b
     Reads:   params.yaml (registration.gate, evaluation), MLflow's registry
@@ -172,7 +172,7 @@ class _Champion(click.ParamType[int]):
 
 @click.command()
 @click.argument("version", type=click.IntRange(min=1))
-@click.option("--expect", type=_Champion(), help="Refuse unless this version (or none) is the champion now.")
+@click.option("--expect", type=_Champion(), help="Promote only if this version (or none) is the champion now.")
 @reason_option
 @click.option("--force", is_flag=True, help="Promote although the gate refuses; needs --reason, and is recorded.")
 @json_option
@@ -208,8 +208,8 @@ def promote(ctx: click.Context, version: int, expect: int | None, reason: str, f
 def rollback(ctx: click.Context, reason: str, as_json: bool) -> None:
     """Make the previous champion the champion again.
 
-    The gate is not asked, because this version was in use before. A second rollback goes back one champion further. If
-    another promotion came first, the command changes nothing and exits with status 1.
+    The gate does not check this version, because it was in use before. A second rollback goes back one champion
+    further. If another promotion came first, the command changes nothing and exits with status 1.
 
     \b
     Reads:   params.yaml (registration.model_name), MLflow's registry
