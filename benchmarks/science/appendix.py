@@ -24,14 +24,14 @@ def section(study: Study, data: str) -> str:
         "Micro AUPRC": _scores(study, data, "micro_auprc"),
         "Differences": f"{paired(study, data, 'labels')}\n{paired(study, data, 'sp')}",
         "The paper's statistic": (
-            "(IUSP - labels) / (SP - labels) - 1: by how much the gain of IUSP exceeds that of SP, with Fieller's "
-            f"interval. The paper reports 27.1 % to 122.4 %.\n\n{statistic(study, data)}"
+            "The statistic is (IUSP - labels) / (SP - labels) - 1. It says by how much the gain of IUSP exceeds the "
+            f"gain of SP. Its interval is Fieller's. The paper reports 27.1 % to 122.4 %.\n\n{statistic(study, data)}"
         ),
     }
     if data in study.teachers:
         parts["Share of the gap closed"] = (
-            "(student - labels) / (teacher - labels), with Fieller's interval over the seeds of the student. The "
-            f"teacher is a single network.\n\n{gap(study, data)}"
+            "The share is (student - labels) / (teacher - labels), with Fieller's interval over the seeds of the "
+            f"student. The teacher is a single network.\n\n{gap(study, data)}"
         )
     if study.regimes(data):
         parts["Training regimes"] = regimes(study, data)
@@ -79,7 +79,7 @@ def _in_words(gain: Mean | None, ratio: Ratio) -> str:
     if gain and gain.sign < 0:
         return "SP is worse than labels: the statistic has no meaning"
     if not ratio.bounded:
-        return "SP's gain may be zero: hardly any ratio is excluded"
+        return "SP's gain may be zero, so the statistic may have almost any value"
     return "IUSP gains more" if ratio.low > 0 else "IUSP gains less" if ratio.high < 0 else "no clear difference"
 
 
@@ -116,8 +116,8 @@ def regimes(study: Study, data: str) -> str:
     text += "\n" + table(["student", "regime", *(" - ".join(pair) for pair in pairs)], tested_rows(found), 2)
     if moved:
         text += (
-            "\nDoes a regime change how much better IUSP is than SP? IUSP - SP in the regime, minus IUSP - SP in the "
-            "main regime, with the same seeds:\n\n"
+            "\nThe next table shows whether a regime changes how much better IUSP is than SP. It contains IUSP - SP in "
+            "the regime, minus IUSP - SP in the main regime, with the same seeds.\n\n"
         )
         text += table(["student", "regime", "change of IUSP - SP"], tested_rows(moved), 2)
     return text
@@ -145,7 +145,7 @@ def search(study: Study, data: str) -> str:
     own = study.table[study.table["data"] == data]
     tried, main = own[own["stage"] == "search"], own[own["stage"] == "main"]
     if tried.empty:
-        return "Not run: the weights found on the generated scenes are used.\n"
+        return "No search was run on this data set: the weights found on the generated scenes are used.\n"
     used = set(main[["method", "weights", "learning_rate"]].itertuples(index=False, name=None))
     rows, passed_over = [], []
     for method, group in sorted(
@@ -166,8 +166,9 @@ def search(study: Study, data: str) -> str:
             passed_over.append(method)
     budgets = sorted({int(row[-1]) for row in rows})
     text = table(["method", "where", "seeds", "λ (or learning rate): validate micro AUPRC", "tried"], rows, 4)
-    same = "Every method had the same budget," if len(budgets) == 1 else "The budgets differ:"
-    text += f"\n{same} {', '.join(map(str, budgets))} values."
+    tried_values = ", ".join(map(str, budgets))
+    same = "for every method" if len(budgets) == 1 else "depending on the method"
+    text += f"\nNumber of values tried: {tried_values}, {same}."
     return text + (f" The best value is not used for: {', '.join(passed_over)}.\n" if passed_over else "\n")
 
 
@@ -208,9 +209,14 @@ def beyond(study: Study) -> str:
             rows.append([name, other, setting.name, cell, f"× {setting.cost(name, other):.2f}"])
     dropped = [name for name in sorted(found, key=rank) if name not in kept]
     return (
-        "Ideas that the paper does not have, each compared with the method that it changes. p is corrected for the "
-        "number of settings in which the idea was tried. An idea is worth keeping if it gains with p < 0.05 in one "
-        "setting and its interval is below zero in none.\n\n"
+        "This section compares each idea that is not in the paper with the method that it changes. p is corrected "
+        "for the number of settings in which the idea was tried. An idea is worth keeping if it gains with p < 0.05 "
+        "in at least one setting, and its interval lies below zero in no setting.\n\n"
+        "An idea changes the method, or it is a variant of a method: *online* runs the teacher in the training loop; "
+        "*ensemble* averages the knowledge of several teachers; with *clean knowledge*, the student sees views with "
+        "masks, but the teacher sees the same views without masks; *layers* uses layers 1 to 3; *decay* lowers the "
+        "weights of the distillation losses linearly to zero; with *tags both*, networks learn coarse and fine "
+        "tags.\n\n"
         f"- Worth keeping: {'; '.join(kept) or 'none'}.\n- Not worth keeping: {'; '.join(dropped) or 'none'}.\n\n"
         f"{table(['idea', 'compared with', 'setting', 'difference [95 %], p', 'CPU time'], rows, 3)}"
     )

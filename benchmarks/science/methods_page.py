@@ -36,7 +36,7 @@ def methods_page(study: Study) -> str:
     rows = [_row(method, list(students.values())) for method in METHOD_NAMES]
     return f"""# Methods
 
-Choose the distillation method of a student here, and set it in `params.yaml`; `+` joins methods:
+Choose the distillation method of a student here, and set it in `params.yaml`; `+` combines methods:
 
 ```yaml
 students:
@@ -51,9 +51,11 @@ students:
 - **Gain** is the difference of micro AUPRC on test from labels alone: mean and 95 % interval over seeds. If the
   interval includes zero, the method may gain nothing.
 
-The gains are those of one student. [results.md](results.md) has all students, and combinations of methods.
+The gains are those of one student on each data set (architecture family, parameters, augmentation, epochs, batch size):
 
 {trained}
+
+[results.md](results.md) has all students, and combinations of methods.
 
 `make bench-science` writes this page from `iusp/config/methods.py`, `benchmarks/science/methods.yaml` and
 `benchmarks/science/runs.csv`.
@@ -64,8 +66,15 @@ A student minimises the cross-entropy of the labels plus λ times the loss of ea
 
 - B: clips of a mini-batch, T': frames of a clip, K: tags. s: student, t: teacher.
 - z: logits, y: labels, σ: sigmoid, τ: temperature.
-- Q: frames as a matrix, with a row for each clip (SP) or for each frame of clip n (IUSP).
+- Q: frames as a matrix, with a row for each clip (SP) or for each frame of clip n (IUSP, FitNet). Q̄: its mean frame.
 - rows(·): divides each row by its L2 norm.
+- SKILL: c is one of the clusters of the teacher's layers, l a layer.
+- Attention transfer: a is the feature map with channels c, frames t of T and bands f of F.
+- FitNet: r is the regressor, C the number of the teacher's channels.
+- VIC: S and T are the embeddings with a row for each clip and E columns, C is the covariance of S, ε a small constant.
+- Inter-KD: h is one of the H auxiliary heads.
+- Non-target: w weights the tags. Multi-level: P is σ(z / τ), with a row for each clip.
+- Consistency: c is one of the C coarse tags, F_c its fine tags, p a probability.
 
 {"".join(map(_equation, METHOD_NAMES))}## Methods that do not apply to tagging
 

@@ -37,12 +37,15 @@ Mean micro AUPRC on test; the best of a row is bold.{_teachers(study)}
 
 - **Micro AUPRC** is the area under the precision-recall curve over all coarse tags together (the metric of DCASE 2019
   Task 5); 1 is perfect.
-- **Choices** (weights, epochs, the best of several methods) are made on validate. Scores are those on test.
+- **A setting** is a student, a data set and a training regime. A regime is an augmentation (clean, light or heavy), a
+  number of epochs and a batch size.
+- **Choices** (weights, epochs, the best of several methods) are made on the split validate. All scores are from the
+  split test, unless a table says otherwise.
 - **Comparisons** are made seed by seed: runs with the same seed start from the same weights and see the same batches.
 - **An interval** is the 95 % interval of the paired t-test over seeds. It shows how a result varies with the seed, not
   with the test clips or the teacher. It is not corrected for the number of comparisons.
 - **"Beats"** means that the interval of the difference excludes zero.
-- **p-values** are corrected for the number of differences in their table (Holm); bold means p < 0.05.
+- **p-values** are corrected for the number of differences in their table (Holm's method); bold means p < 0.05.
 
 The rest of this page is the appendix: all methods, all training regimes, all tables.
 
@@ -60,8 +63,8 @@ Differences of micro AUPRC in the main settings; bold means that the interval ex
 
 ## Appendix: when to use which method
 
-Over all settings, including other training regimes: in how many the interval of the difference is above zero (better),
-below zero (worse), or includes it.
+The table counts the settings, over all training regimes, in which the interval of the difference is above zero
+(better), is below zero (worse), or includes zero (no clear difference).
 
 {advice(study)}
 The method with the best mean on validate in each setting:

@@ -59,8 +59,8 @@ def targets(study: Study) -> str:
     found = [order, combined, _gap_target(study)]
     return (
         "".join(f"- {target.text}: **{target.verdict}**.\n" for target in found)
-        + "\nMet: the whole interval lies on the expected side. Not met: it lies on the other side. Unclear: it "
-        "includes the limit, so these seeds do not decide.\n\n"
+        + "\nMet: the whole interval lies on the expected side of the limit. Not met: the whole interval lies on the "
+        "other side. Unclear: the interval includes the limit, so these seeds cannot decide.\n\n"
         + table(
             ["expected", "data", "student", "verdict", "measured [95 %]"],
             [row for target in found for row in target.rows],

@@ -27,26 +27,27 @@ SCRIPTS = {
 
 From an audio file (44.1 kHz, 16-bit WAV) to log-mel frames, one clip after another on one core. The alternative is what
 a user would write: `librosa.load(path, sr=16000)` and `librosa.feature.melspectrogram` with the same window, hop and
-bands. The front-end computes spectra at the sample rate of the clip, so its lower bound (decoding, FFT and mel product)
-has no resampling. The lower bound of the usual way has (soxr, as in librosa).""",
+bands. The front-end computes spectra at the sample rate of the clip, so the lower bound of its time (decoding, FFT and
+mel product) contains no resampling. The lower bound of the alternative contains resampling with soxr, as in
+librosa.""",
     "distillation": """## Distillation
 
-Epochs of a student on one thread: with the stored knowledge of the teacher, with labels alone, and with the teacher in
-the training loop (`distillation.knowledge: online`).""",
+This section compares epochs of a student on one thread: with the stored knowledge of the teacher, with labels alone,
+and with the teacher in the training loop (`distillation.knowledge: online`).""",
     "training": """## Training step
 
-Forward pass, backward pass, AdamW and the input pipeline on one thread. *Plain* is the default of PyTorch: float32,
-contiguous memory. The gain of bfloat16 depends on the processor, which is named below the tables: `amx_bf16` multiplies
-matrices in bfloat16, `avx512_bf16` only vectors.""",
+A step is the forward pass, the backward pass, AdamW and the input pipeline, on one thread. *Plain* is the default of
+PyTorch: float32, contiguous memory. The gain of bfloat16 depends on the processor, which is named below the tables:
+`amx_bf16` multiplies matrices in bfloat16, `avx512_bf16` only vectors.""",
     "scoring": """## Score and bootstrap
 
-Compared with the textbook loop: for each threshold, count over all clips and tags.""",
+The metric is compared with the textbook loop, which counts over all clips and tags for each threshold.""",
     "overhead": """## The whole pipeline
 
-`make run` with the settings of params.yaml, from scratch.""",
+This section measures `make run` with the settings of params.yaml, without any cached result.""",
     "growth": """## Growth
 
-The same steps on more and more clips.""",
+The same steps run on 250, 1,000 and 4,000 clips.""",
     "gpu": """## On a GPU
 """,
 }
@@ -98,13 +99,13 @@ def page(record: dict[str, Any]) -> str:
     ]
     missed = [figure["what"] for figure in aims if not met(figure)]
     text = (
-        "# Performance\n\nThis page says how fast each part is, compared with the usual alternative. "
-        f"`make bench` writes it.\n\n{len(aims) - len(missed)} of {len(aims)} targets are met."
+        "# Performance\n\nThis page says how fast each part is, compared with the usual alternative, and whether it "
+        f"meets its target. `make bench` writes it.\n\n{len(aims) - len(missed)} of {len(aims)} targets are met."
     )
     text += " Missed:\n\n" + "\n".join(f"- {what}" for what in missed) + "\n" if missed else "\n"
     text += (
-        "\nThe alternatives take turns on the same core with the same clips. A ratio (×) is that of the medians of the "
-        "CPU time; its spread is the smallest and the largest ratio of a single turn.\n"
+        "\nThe alternatives run by turns on the same core with the same clips. A ratio (×) is the ratio of their "
+        "median CPU times. Its spread goes from the smallest to the largest ratio in a single turn.\n"
     )
     return text + "".join(
         section(introduction, record[name]) for name, introduction in SCRIPTS.items() if name in record

@@ -57,9 +57,10 @@ def main() -> None:
             cached_clip, online_clip = (statistics.median(times[name]) / SLOW_CLIPS for name in ("cached", "online"))
             views, epochs = config.teacher.views, config.distillation.training.epochs
             report.notes.append(
-                f"{title}, student {student}: to ask the teacher about a view of a clip costs {making * 1000:.2g} ms, "
-                f"once; {views} views pay after {math.ceil(views * making / (online_clip - cached_clip))} epochs "
-                f"of all students together (one seed of one student has {epochs})."
+                f"{title}, student {student}: computing the knowledge of one view of a clip takes "
+                f"{making * 1000:.2g} ms, once. Storing {views} views saves time after "
+                f"{math.ceil(views * making / (online_clip - cached_clip))} epochs, counted over all students "
+                f"(one seed of one student trains for {epochs} epochs)."
             )
     report.print()
 

@@ -34,7 +34,8 @@ def main() -> None:
     report = Report()
     if not torch.cuda.is_available():
         report.notes.append(
-            "There is no GPU here: not measured. `python -m benchmarks.speed.gpu` on a machine with one does."
+            "Not measured, because this machine has no GPU. Run `python -m benchmarks.speed.gpu` on a machine with a "
+            "GPU."
         )
         report.print()
         return

@@ -116,7 +116,7 @@ def main() -> None:
         name = {"features": "the features step", "epoch": "a training epoch"}[what]
         report.figures.append(
             Figure(
-                f"{name}: time of 3000 more clips, over 4 × that of 750",
+                f"{name}: time of 3000 more clips ÷ (4 × time of 750 more clips)",
                 growth,
                 growth,
                 growth,
@@ -127,7 +127,7 @@ def main() -> None:
         memory = peaks[2] / peaks[0]
         report.figures.append(
             Figure(
-                f"{name}: peak memory with 4000 clips, over that with 250",
+                f"{name}: peak memory with 4000 clips ÷ peak memory with 250",
                 memory,
                 memory,
                 memory,
@@ -141,7 +141,7 @@ def main() -> None:
                 f"{size} clips {second:.1f} s, {peak / 2**20:.0f} MiB"
                 for size, second, peak in zip(SIZES, seconds, peaks, strict=True)
             )
-            + ". Seconds of CPU with the start of processes; memory without pages of files."
+            + ". Times are CPU seconds and include the start of processes. Memory does not include cached files."
         )
     report.print()
 

@@ -92,7 +92,16 @@ def main() -> None:
     subprocess.run(["dvc", "repro"], cwd=folder, env=environment, check=True, stdout=sys.stderr)
     whole = time.time() - start
     steps = [json.loads(line) for line in (folder / "times.jsonl").read_text().splitlines()]
-    rows = [["step", "whole, s", "computing, s", "imports and MLflow's opening, s", "workers' start, s", "MLflow, s"]]
+    rows = [
+        [
+            "step",
+            "total, s",
+            "computing, s",
+            "imports and connection to MLflow, s",
+            "start of workers, s",
+            "logging to MLflow, s",
+        ]
+    ]
     computing = 0.0
     for one in steps:
         workers = one["imports"] if one["step"].split()[0] in POOLS else 0.0
@@ -107,12 +116,13 @@ def main() -> None:
     report = Report()
     share = 100 * (whole - computing) / computing
     report.figures.append(
-        Figure("make run: overhead, of the computing", share, share, share, " %", target=25, at_most=True)
+        Figure("make run: overhead ÷ computing time", share, share, share, " %", target=25, at_most=True)
     )
     report.notes.append(
-        "Computing is the time inside the steps, without their workers' imports and MLflow's epochs, with the reading "
-        f"and writing of their files. DVC itself (its start, checksums, its cache) takes {dvc:.0f} s, imports and "
-        f"MLflow {whole - dvc - computing:.0f} s, of {whole:.0f} s."
+        "Computing time is the time inside the steps. It includes the reading and writing of files, but neither the "
+        "imports of worker processes nor the logging of epochs to MLflow. "
+        f"Of {whole:.0f} s, DVC itself (its start, checksums and cache) takes {dvc:.0f} s, and imports and MLflow take "
+        f"{whole - dvc - computing:.0f} s."
     )
     report.profiles["make run, by step"] = rows
     report.print()

@@ -241,8 +241,15 @@ def page(record: dict[str, Any]) -> str:
     found, cores = record["sizes"], record["cores"]
     sizes = sorted(found, key=int)
     last, greatest, before = int(sizes[-1]), found[sizes[-1]], found[sizes[-2]]
-    times = [["part", *(f"{int(size):,} clips" for size in sizes), "ms per clip", "÷ time per clip at a tenth"]]
-    peaks = [["part", *(f"{int(size):,} clips" for size in sizes), "growth, bytes per clip"]]
+    times = [
+        [
+            "part",
+            *(f"{int(size):,} clips" for size in sizes),
+            "ms per clip",
+            f"÷ ms per clip at {int(sizes[-2]):,} clips",
+        ]
+    ]
+    peaks = [["part", *(f"{int(size):,} clips" for size in sizes), "growth in bytes per clip"]]
     each, growth, base = {}, {}, {}
     parts = [name for name in greatest if "seconds" in greatest[name]]
     for name in sorted(parts, key=lambda name: ORDER.index(name.split(",")[0])):
@@ -251,7 +258,7 @@ def page(record: dict[str, Any]) -> str:
         growth[name] = (memory[-1] - memory[-2]) / (last - int(sizes[-2]))
         base[name] = memory[-1] - growth[name] * last
         linear = each[name] / (before[name]["seconds"] / int(sizes[-2]))
-        shown = name.replace("1 cores", "1 core")
+        shown = "student's epoch" if name == "epoch" else name.replace("1 cores", "1 core")
         times.append([shown, *(f"{one:,.1f} s" for one in seconds), f"{1000 * each[name]:.2f}", f"{linear:.2f}×"])
         # A part that ends before the first look at its memory has no peak.
         peaks.append([shown, *(f"{one / 2**20:,.0f} MiB" if one else "" for one in memory), f"{growth[name]:,.0f}"])
@@ -265,8 +272,8 @@ This page says how time, memory and disk space grow with the number of clips, an
 `python -m benchmarks.speed.scale` writes it. Measured on {record["machine"]}; {record["date"]}.
 
 The clips are those of the embedded data set, all different: 10 s at 16 kHz, as a folder of FLAC files. Each part runs
-in a process of its own. Time is wall time. Memory is the peak over all processes of the part, with Python and its
-libraries, without cached files, which the kernel can drop.
+in a process of its own. Time is wall time. Memory is the peak over all processes of the part. It includes Python and
+its libraries, but no cached files, which the kernel can drop.
 
 ## Time
 
@@ -277,8 +284,9 @@ The features step processes {1 / each["features, 1 cores"]:,.0f} clips per secon
 ## Memory
 
 {table(peaks[0], peaks[1:])}
-Only tables grow: name, checksum and labels of each clip, in the dataset step also its annotations (three for each
-training clip), and what pandas needs to sort and join them. Audio, features and knowledge are streamed.
+Memory grows only with the tables. They contain the name, checksum and labels of each clip and, in the dataset step,
+its annotations (three for each training clip); pandas needs memory to sort and join them. Audio, features and
+knowledge are streamed.
 
 ## After a kill
 
@@ -288,9 +296,9 @@ for each worker.
 
 ## Waiting for data
 
-The model waits while a batch is read from the packed file and augmented. For the smallest student ({STUDENT[0]}, at
-most {STUDENT[1]:,} parameters), for which it matters most, making the batches takes {waiting:.0%} of an epoch, and
-{cold:.0%} if the files are not in memory ({came:.0%} of their bytes then come from the disk).
+The model waits while a batch is read from the packed file and augmented. The share is largest for
+the smallest student ({STUDENT[0]}, at most {STUDENT[1]:,} parameters): making the batches takes {waiting:.0%} of its
+epoch, or {cold:.0%} if the files are not cached in memory ({came:.0%} of their bytes then come from the disk).
 
 ## Disk space
 
@@ -348,7 +356,7 @@ def _plan(
     cluster, teacher = config.kubeflow, steps[2][3] + steps[3][3]
     seconds_of = {"dataset": steps[0][3], "features": steps[1][3] / cluster.feature_parts, "teacher": teacher}
     memory_of = {"dataset": "dataset", "features": "features, 2 cores", "teacher": "teacher's epoch"}
-    limits, ends = [["step", "memory of a pod", "clips", "time of a pod", "clips"]], {}
+    limits, ends = [["step", "memory limit", "clips at the memory limit", "time limit", "clips at the time limit"]], {}
     for step in (*seconds_of, "student"):
         pod, part = cluster.pod_of(step), memory_of.get(step, "epoch")
         # Training takes one core; noise may make the smaller size the greater one.
@@ -361,25 +369,26 @@ def _plan(
     return f"""## A plan for {PLAN_CLIPS:,} clips
 
 This is the size of AudioSet. The plan multiplies the figures above, for the defaults of params.yaml ({epochs} epochs,
-{views} views) and for cores like these. It assumes ${CORE_HOUR} for a core and hour, and ${GB_MONTH} for a GB and
-month, which are common cloud prices. Nothing was run at this size.
+{views} views) and for cores like these. It assumes ${CORE_HOUR} per core-hour and ${GB_MONTH} per GB and month, which
+are common cloud prices. Nothing was run at this size.
 
 {table(rows[0], rows[1:])}
 The step *{slowest}* takes most of the time, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps; a
 GPU or `torchrun` shortens it. The step *{largest}* takes most of the storage,
 {sizes[largest] / sum(sizes.values()):.0%}. Recordings as WAV files of 44.1 kHz and 16 bit would take
 {WAV_BYTES / held["recordings"]:.1f} times the storage; [performance.md](performance.md) has the time of their
-features. Recordings that are downloaded into `dataset.sonyc_ust.keep`, or that come from a folder, are stored a
-second time there.
+features. Recordings that are downloaded into `dataset.sonyc_ust.keep`, or that come from a folder, take this
+storage twice, because their originals stay there.
 
 On Kubeflow, `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among {PODS} pods. With
-`kubeflow.work_claim`, a killed pod continues where it stopped; the volume holds the shards beside the merged file. The
-dataset step is one pod with a worker for each core. Students train in parallel, in one pod for each seed.
+`kubeflow.work_claim`, a killed pod continues where it stopped; the volume contains the shards in addition to the
+merged file. The dataset step is one pod with a worker for each core. Students train in parallel, in one pod for each
+seed.
 
 ## What breaks first
 
-The limits in `kubeflow.pod` and `kubeflow.steps` of params.yaml stop a step at these numbers of clips. Evaluation and
-registration are not measured; they read only the held-out clips.
+The limits in `kubeflow.pod` and `kubeflow.steps` of params.yaml stop a step when it processes more clips than
+this table lists. Evaluation and registration are not measured; they read only the held-out clips.
 
 {table(limits[0], limits[1:])}
 The first limit is the {first}, at {ends[first]:,.0f} clips. A pod that runs out of time is retried

@@ -83,7 +83,7 @@ def main() -> None:
     apart = max(abs(a - b) for loop in (textbook, thrifty) for a, b in zip(loop(*lists), ours, strict=True))
     assert apart < 1e-12, apart
     report = Report()
-    for name, loop in (("textbook", "looks at all clips and tags"), ("thrifty", "pools each tag's counts")):
+    for name, loop in (("textbook", "counts over all clips and tags"), ("thrifty", "pools each tag's counts")):
         what = f"score, against a loop over thresholds that {loop}"
         report.figures.append(ratio(what, times[name], times["ours"], 300))
     seconds = times["bootstrap"]
@@ -92,8 +92,9 @@ def main() -> None:
         Figure(what, statistics.median(seconds), min(seconds), max(seconds), " s", target=5, at_most=True)
     )
     report.notes.append(
-        f"{milliseconds(times['ours'])} against {milliseconds(times['textbook'])} for {CLIPS} clips × 8 tags; the nine "
-        f"AUPRCs differ by {apart:.0e} at most. The loop is plain Python, without NumPy but for the order of recalls."
+        f"For {CLIPS} clips × 8 tags, the score takes {milliseconds(times['ours'])} and the first loop "
+        f"{milliseconds(times['textbook'])}. Their nine AUPRCs (micro, and one per tag) differ by {apart:.0e} at most. "
+        "The loop is plain Python; it uses NumPy only to sort the recalls."
     )
     report.print()
 

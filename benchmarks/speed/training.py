@@ -102,9 +102,10 @@ def main() -> None:
             for job in ("channels-last", "both")
         }
         report.notes.append(
-            f"{title}: a step of {of.batch_size} clips takes {steps['channels-last']} in float32, {steps['both']} in "
-            f"bfloat16, channels-last: {shares['float32']:.0%} and {shares['bfloat16']:.1%} of the matrix product's "
-            "throughput (counting three times the forward pass)."
+            f"{title}: with channels-last, a step of {of.batch_size} clips takes {steps['channels-last']} in float32 "
+            "and "
+            f"{steps['both']} in bfloat16. That is {shares['float32']:.0%} and {shares['bfloat16']:.1%} of the matrix "
+            "product's throughput, if a step counts as three forward passes."
         )
         if network[0] != "cnn_lstm":
             short = {name: one.model_copy(update={"epochs": EPOCHS, "threads": 1}) for name, one in kinds.items()}

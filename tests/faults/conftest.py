@@ -16,7 +16,7 @@ from tests.support.sampling import FULL
 from tests.support.workspace import existing, run_undisturbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-HEAD = "| what was tried | times | outcome | lost |\n|---|--:|---|--:|\n"
+HEAD = "| fault | times | outcome | lost |\n|---|--:|---|--:|\n"
 START, END = "<!-- table -->\n", "<!-- /table -->"
 
 

@@ -263,10 +263,10 @@ def test_damaged_artifacts(folder: Path, tried: Tried) -> None:
     assert not Path("run").exists(), "code was run"
     for command, count in counts.items():
         tried(
-            f"{command}: what the steps before it wrote, cut, emptied, of other kinds and shapes, without or with "
-            "keys, headers that claim sizes, pickles",
+            f"{command}: input files truncated, emptied, replaced by other types and shapes, with missing or extra "
+            "keys, with wrong sizes in headers, or replaced by pickles",
             count,
-            "refused in one line that names the file",
+            "stops with a one-line error that names the file",
         )
 
 
@@ -312,10 +312,10 @@ def test_damaged_checkpoints(folder: Path, tried: Tried, monkeypatch: pytest.Mon
     assert not Path("run").exists(), "code was run"
     count = len(certain) + CHECKPOINTS
     tried(
-        "checkpoints: cut, of other networks, pickles, keys lost; bytes changed by chance",
+        "checkpoints: truncated, from other networks, pickles, with missing keys, with random bytes changed",
         count,
-        f"{count - taken} refused in one line (PyTorch's own CRC-32 is checked), {taken} changes in padding lead to "
-        "the same teacher",
+        f"{count - taken} stop with a one-line error (PyTorch's own CRC-32 is checked); {taken} changed only padding "
+        "and give the same teacher",
     )
 
 
@@ -333,7 +333,7 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
     tried(
         "promote: the version's measurements, truth and predictions damaged",
         count,
-        "refused with a reason that names the file; the champion stays",
+        "refused with a reason that names the file; the champion does not change",
     )
     assert called("promote", "1").exit_code == 0
     count = 0
@@ -349,9 +349,9 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
                 assert name in line or "device" in line, (name, damage, command[0], line)
                 count += 1
     tried(
-        "tag and release: the champion's device.json and network damaged, the network also by chance",
+        "tag and release: the champion's device.json and network damaged, the network also by random changes",
         count,
-        "refused in one line: device.json has the SHA-256 of every file",
+        "stops with a one-line error: device.json has the SHA-256 of every file",
     )
 
 
@@ -397,8 +397,8 @@ def test_bits_that_flip_in_numbers(folder: Path, tried: Tried) -> None:
         assert line.startswith(f"iusp: {path}: ") or (path.parent == TEACHER and "other teacher" in line), (path, line)
         path.write_bytes(wholes[path])
     tried(
-        "a bit flipped among the numbers of a recording, the teacher, a student, knowledge, features",
+        "one bit flipped in the data of a recording, the teacher, a student, knowledge, features",
         len(wholes),
-        f"`dvc status` notices all {len(wholes)} by MD5; the next step, by SHA-256, {len(wholes) - lost}",
+        f"`dvc status` detects all {len(wholes)} by MD5; the next step detects {len(wholes) - lost} by SHA-256",
         lost,
     )

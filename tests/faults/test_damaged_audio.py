@@ -280,9 +280,9 @@ def test_damaged_audio(tmp_path: Path, tried: Tried) -> None:
     quarantined = len(damaged) - len(sound)
     assert len(damaged) > 500
     tried(
-        "audio: every header field of WAV, FLAC and OGG, cuts, changes by chance, other files, pipes, links, names; "
-        f"one `iusp dataset` and `iusp features` with {len(good)} good clips among them",
+        "audio: every header field of WAV, FLAC and OGG changed, truncated files, random changes, other file types, "
+        f"pipes, links, names; one run of `iusp dataset` and `iusp features` on these and {len(good)} good clips",
         len(damaged),
-        f"{quarantined} quarantined with a reason, {len(sound)} decode to finite samples; the good ones as they were; "
-        f"at most {most / 2**20:.0f} MiB a process",
+        f"{quarantined} quarantined with a reason, {len(sound)} decode to finite samples; the good clips are "
+        f"unchanged; at most {most / 2**20:.0f} MiB per process",
     )

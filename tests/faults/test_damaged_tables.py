@@ -247,13 +247,13 @@ def test_damaged_tables(
         else:
             refusal(done)
     tried(
-        f"{name}: columns, cells, encodings, quotes, 10 MB in a cell, code, by hand",
+        f"{name}: columns, cells, encodings, quotes, 10 MB in a cell and code, damaged by hand",
         len(refused) + len(same),
-        f"{len(refused)} refused in one line"
-        + (f", {len(same)} mean the same and give the same score" if same else ""),
+        f"{len(refused)} stop with a one-line error"
+        + (f"; {len(same)} do not change the content and give the same score" if same else ""),
     )
     tried(
-        f"{name}: bytes replaced, cut, doubled or put in by chance",
+        f"{name}: random bytes replaced, removed, repeated or inserted",
         MUTATIONS,
-        f"{MUTATIONS - accepted} refused in one line, {accepted} are another table that is sound",
+        f"{MUTATIONS - accepted} stop with a one-line error; {accepted} give another valid table",
     )

@@ -72,7 +72,11 @@ def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         remount("size=1g")
         project.run(*COMMANDS[step])
         assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])
-    tried(f"`{' '.join(COMMANDS[step])}` on a disk that gets full", SIZES, "one line; with room, the same bytes")
+    tried(
+        f"`{' '.join(COMMANDS[step])}` while the disk fills up",
+        SIZES,
+        "one-line error; with free space, the same bytes",
+    )
 
 
 def test_a_disk_that_gets_full_amid_sonyc_ust_is_one_line_and_it_goes_on_when_there_is_room(
@@ -107,9 +111,9 @@ def test_a_disk_that_gets_full_amid_sonyc_ust_is_one_line_and_it_goes_on_when_th
         assert contents(project.folder, "data") == contents(whole.folder, "data")
         assert contents(project.folder, "recordings") == contents(whole.folder, "recordings")
     tried(
-        "`iusp dataset`, the disk gets full amid SONYC-UST's download, then amid unpacking",
+        "`iusp dataset`: the disk fills up while SONYC-UST is downloaded, then while it is unpacked",
         2,
-        "one line; with room, the same bytes",
+        "one-line error; with free space, the same bytes",
     )
 
 
@@ -133,7 +137,11 @@ def test_mlflow_on_a_full_disk_is_one_line_and_nothing_is_registered_twice(
         remount("size=1g")
         project.run(*COMMANDS["registration"], MLFLOW_TRACKING_URI=uri)
         assert registered(uri) == registered(f"sqlite:///{whole.folder}/mlflow.db")
-    tried(f"`iusp registration`, the disk of MLflow's {kept} gets full", SIZES, "one line; with room, one version")
+    tried(
+        f"`iusp registration`: the disk of MLflow's {kept} fills up",
+        SIZES,
+        "one-line error; with free space, one version",
+    )
 
 
 @pytest.mark.parametrize("step", COMMANDS)
@@ -148,4 +156,4 @@ def test_a_step_on_a_read_only_disk_says_so(
         remount("ro")
         assert "Read-only file system; give this user permission to write there" in refusal(project, *COMMANDS[step])
         assert contents(project.folder) == before
-    tried(f"`{' '.join(COMMANDS[step])}` on a read-only disk", 1, "one line; what was there is unharmed")
+    tried(f"`{' '.join(COMMANDS[step])}` on a read-only disk", 1, "one-line error; existing files are unchanged")

@@ -86,7 +86,7 @@ def test_dvc_repro_killed_in_every_stage_ends_with_the_same_bytes(
     assert database(project) == database(whole)
     assert "Running stage" not in project.run("dvc", "repro").stdout
     assert not list(project.folder.rglob(".*.work-*"))
-    what = "`dvc repro` and all it had started killed, some time after each stage had begun, then run again"
+    what = "`dvc repro` and all its child processes killed at a random moment of each stage, then run again"
     tried(what, killed, "the same bytes")
 
 
@@ -115,7 +115,7 @@ def test_an_output_is_replaced_at_once_or_not_at_all(tmp_path: Path, tried: Trie
         assert list(output.parent.iterdir()) == [output]
     assert killed > 10
     tried(
-        "A step killed before each single operation on files while its output is replaced", killed, "old, new or none"
+        "A step killed before each file operation of the replacement of its output", killed, "old output, new or none"
     )
 
 

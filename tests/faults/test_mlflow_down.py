@@ -247,7 +247,7 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
     proxy.fault = lambda key, before: None
     good("registration")
     lost = same(holds(server), expected)
-    tried("MLflow's server killed while registration logs to it", KILLS, "fails; run again: all is there once", lost)
+    tried("MLflow's server killed during registration", KILLS, "fails; when run again, everything is there once", lost)
 
 
 def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tried: Tried) -> None:
@@ -273,7 +273,7 @@ def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tri
     good("registration")
     assert told["lost"] > 30
     lost = same(holds(server), expected)
-    tried("MLflow's answer lost after it had written", told["lost"], "asked again; all is there once", lost)
+    tried("MLflow's response lost after the write", told["lost"], "request repeated; everything is there once", lost)
 
 
 def trained(folder: Path) -> None:
@@ -327,8 +327,8 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
     middle = [("runs/log-batch", 2, False), ("runs/log-batch", 2, True)]
     moments: dict[tuple[str, int, bool] | None, str] = {
         None: "before",
-        **dict.fromkeys(middle, "in the midst"),
-        ("runs/update", 2, False): "at the end",
+        **dict.fromkeys(middle, "during"),
+        ("runs/update", 2, False): "at the end of",
     }
     # Training a student takes a process more, and so its time.
     student = {"keep": (None, middle[0]), "fail": (middle[0],)}
@@ -374,7 +374,10 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
             lost[outage] += same(holds(server), expected)
     assert times == {"keep": len(moments) + 2, "fail": len(moments) + 1}
     *early, end = dict.fromkeys(moments.values())
-    for outage, outcome in (("keep", "trains on; registration delivers"), ("fail", "fails; run again: goes on")):
-        when = f"{', '.join(early)} and {end} of a teacher's training"
-        when += f", {' and '.join(moments[moment] for moment in student[outage])} of a student's"
+    for outage, outcome in (
+        ("keep", "training continues; registration logs the rest"),
+        ("fail", "fails; continues when run again"),
+    ):
+        when = f"{', '.join(early)} and {end} the training of a teacher"
+        when += f", {' and '.join(moments[moment] for moment in student[outage])} the training of a student"
         tried(f"MLflow's server killed {when}, `outage: {outage}`", times[outage], outcome, lost[outage])

@@ -42,7 +42,11 @@ def test_of_two_runs_of_a_step_in_one_folder_the_second_is_told_so(
     assert "Traceback" not in second.stderr
     assert first.wait() == 0
     assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])
-    tried(f"`{' '.join(COMMANDS[step])}` twice at once in one folder", 1, "the first ends whole, the second is told so")
+    tried(
+        f"`{' '.join(COMMANDS[step])}` twice at the same time in one folder",
+        1,
+        "the first succeeds, the second stops with an error",
+    )
 
 
 def test_of_two_dvc_repro_in_one_workspace_the_second_is_told_so(
@@ -61,7 +65,9 @@ def test_of_two_dvc_repro_in_one_workspace_the_second_is_told_so(
     assert "Running stage" not in project.run("dvc", "repro").stdout
     assert contents(project.folder) == contents(whole.folder)
     assert registered(f"sqlite:///{project.folder}/mlflow.db") == registered(f"sqlite:///{whole.folder}/mlflow.db")
-    tried("`dvc repro` twice at once in one workspace", 1, "the first ends whole, the second is told so")
+    tried(
+        "`dvc repro` twice at the same time in one workspace", 1, "the first succeeds, the second stops with an error"
+    )
 
 
 def register_at_once(projects: list[Project], **extra: str) -> None:
@@ -82,7 +88,11 @@ def test_registrations_at_once_register_once(
         projects = [copied(whole, tmp_path / f"{number}", "registration") for number in range(RUNS)]
         register_at_once(projects, MLFLOW_TRACKING_URI=uri)
         assert registered(uri) == registered(f"sqlite:///{whole.folder}/mlflow.db")
-        tried(f"`iusp registration` {RUNS} times at once, of the same results, to one server", RUNS, "one version")
+        tried(
+            f"`iusp registration` {RUNS} times at the same time, with the same results, on one server",
+            RUNS,
+            "one version",
+        )
 
 
 def with_results(whole: Project, folder: Path, number: int) -> Project:
@@ -120,7 +130,9 @@ def test_registrations_at_once_of_other_results_register_each(
     assert found["aliases"].keys() == {"challenger"}
     assert found["aliases"]["challenger"] in numbers
     tried(
-        f"`iusp registration` {RUNS} times at once, of other results, to one server", RUNS, "each its version and runs"
+        f"`iusp registration` {RUNS} times at the same time, with different results, on one server",
+        RUNS,
+        "a version for each",
     )
 
 
@@ -147,4 +159,4 @@ def test_a_model_registered_by_many_at_once_is_one_version(tmp_path: Path, tried
         assert [int(version.version) for version in versions] == [numbers[0]] == [*set(numbers)]
         assert versions[0].tags["student"] == "small"
         assert len(numbers) == THREADS
-    tried(f"A model registered by {THREADS} clients at once, at one server", THREADS, "one version")
+    tried(f"A model registered by {THREADS} clients at the same time, on one server", THREADS, "one version")

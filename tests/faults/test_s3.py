@@ -239,7 +239,7 @@ def test_what_passes_is_got_over(proxy: Proxy, prepare: Prepare, pauses: list[fl
             assert set(struck.values()) == {often}, f"{kind}: {name}"
             assert pauses or name in OF_BODIES
             times += struck.total()
-    tried(f"S3 fails once or twice for each object, in {len(FAULTS)} ways", times, "asked again, with pauses; whole")
+    tried(f"S3 fails once or twice for each object, in {len(FAULTS)} ways", times, "retried with backoff; complete")
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -270,7 +270,7 @@ def test_what_stays_ends_in_a_line_and_is_never_used(
         operation.run()
         assert operation.whole(), name
     assert s3.REQUESTS == s3.DOWNLOADS == 4
-    tried(f"S3 fails for ever, in {len(STAYING)} ways", times, f"a line after at most {most} requests for an object")
+    tried(f"S3 always fails, in {len(STAYING)} ways", times, f"one-line error after at most {most} requests per object")
 
 
 @pytest.mark.parametrize("server", ["moto", "rclone"], indirect=True)
@@ -313,7 +313,7 @@ def test_whatever_fails_at_random_the_outcome_is_whole_or_nothing(
         assert operation.whole(), f"seed {seed}"
     assert outcomes["whole"]
     assert outcomes["nothing"]
-    said = f"{outcomes['whole']} times whole, {outcomes['nothing']} times a line; run again: whole"
+    said = f"{outcomes['whole']} complete, {outcomes['nothing']} one-line errors; complete when run again"
     tried(f"S3 ({request.node.callspec.params['server']}) fails at random, {struck} times in all", MANY // 2, said)
 
 
@@ -374,6 +374,4 @@ def test_mlflows_own_storage_in_s3(
     )
     assert "device.json does not describe 'int8.onnx'" in one_line(refuses, capsys)
     assert bucket(server, "from-mlflow") == {}
-    tried(
-        "MLflow's own storage in S3 fails for ever, or is damaged", times + 1, "a line, status 2; nothing is released"
-    )
+    tried("MLflow's own storage in S3 always fails, or is damaged", times + 1, "one-line error; nothing is released")

@@ -198,10 +198,8 @@ def test_what_works_writes_no_secret(whole: Place, tried: Tried) -> None:
     assert list((whole.project.folder / ".dvc/cache").rglob("*"))
     assert list(whole.project.folder.glob("kubeflow/*/iusp-*/registration/executor_output.json"))
     assert list((whole.folder / "mlflow/artifacts").rglob("MODEL_CARD.md"))
-    what = (
-        f"{len(whole.secrets)} secrets planted; the whole pipeline by DVC and by kfp's runner, a release, a compilation"
-    )
-    tried(what, len(files), "files, databases and logs searched; no secret in any")
+    what = f"{len(whole.secrets)} secrets set; the whole pipeline run with DVC and with kfp, a release, a compilation"
+    tried(what, len(files), "all files, databases and logs searched; no secret found")
 
 
 def test_what_fails_tells_no_secret(place: Place, monkeypatch: pytest.MonkeyPatch, tried: Tried) -> None:
@@ -269,4 +267,4 @@ def test_what_fails_tells_no_secret(place: Place, monkeypatch: pytest.MonkeyPatc
         assert line.startswith("iusp: ")
         assert where(place.secrets, done.output.encode()) == set(), (command, line)
     tried("commands that fail: wrong servers, buckets, keys and settings, with secrets in them", len(failing),
-          "a line, status 2, without any secret")  # fmt: skip
+          "one-line error without any secret, exit status 2")  # fmt: skip
