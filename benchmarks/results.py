@@ -32,8 +32,8 @@ def readme_table(evaluation: EvaluationFolder) -> str:
     head = ["network", "method", "parameters", "ms per clip", "micro AUPRC [95 % interval]"]
     note = (
         f"Measured on {metrics.clips} {metrics.split} clips ({metrics.data.name}). "
-        "The row of a student is that of its best seed on validate.\n"
-        "The interval is over clips. The time is from audio to tags, with the float32 ONNX file on one thread of\n"
+        "Of several seeds of a student, the table shows the one that is best on validate.\n"
+        "The intervals are over clips. The time is from audio to tags, with the float32 ONNX file on one thread of\n"
         f"{machine()}.\n"
     )
     return f"{table(head, rows, 2)}\n{note}"

@@ -34,7 +34,7 @@ from tests.support.project import ROOT
 from tests.support.releases import MODEL, NAMES, bucket, content, device_folder, put
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

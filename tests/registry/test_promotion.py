@@ -35,7 +35,7 @@ from tests.support.project import ROOT, merged
 from tests.support.promotion_race import kill, race_twice
 from tests.support.s3_servers import Fault, Proxy, proxying
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from tests.support.exported import CONFIG, TAGS, Bomb, replaced
 from tests.support.local_servers import environment, free_port, started
 from tests.support.project import ROOT, merged
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 RATE, NAME = 16000, "iusp-student"
 PAGE = (ROOT / "docs/serving.md").read_text()

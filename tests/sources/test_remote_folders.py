@@ -34,7 +34,7 @@ from tests.support.local_servers import free_port
 from tests.support.project import Project
 from tests.support.s3_servers import BUCKET, KEY, SECRET, Fault, Proxy, use
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 URI = f"s3://{BUCKET}/esc/ust"
 PREFIX = "esc/ust/"

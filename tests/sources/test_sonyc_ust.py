@@ -48,7 +48,7 @@ from tests.support.project import Project
 from tests.support.sonyc_ust import CLIPS, DEV, EVAL, NAMES, ROWS, annotations, nineteen, publish
 from tests.support.zenodo import Fault, Zenodo
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
