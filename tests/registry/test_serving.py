@@ -241,7 +241,7 @@ def bad_requests() -> dict[str, tuple[Any, str]]:
         "lying header": (audio(lying_header()), "truncated"),
         "FLAC's name alone": (audio(b"fLaC" + bytes(100)), "truncated, damaged or not audio"),
         "NaN samples": (audio(encoded(np.full(RATE, np.nan), subtype="FLOAT")), "NaN, infinite"),
-        "huge samples": (audio(encoded(np.full(RATE, 3e38, np.float32), subtype="FLOAT")), "beyond any level"),
+        "huge samples": (audio(encoded(np.full(RATE, 3e38, np.float32), subtype="FLOAT")), "far too loud"),
         "no samples": (audio(encoded(np.zeros(0, np.float32))), "has no samples"),
         "low rate": (audio(encoded(sound(1, 2000), 2000)), "4000"),
         "the second is bad": ({"inputs": [GOOD, {"audio": "?"}]}, "clip 1, audio: not base64"),
