@@ -21,16 +21,17 @@ def student(
     import os
     from pathlib import Path
 
+    from iusp.artifacts.base import seed_name
     from iusp.artifacts.networks import TeacherFolder
     from iusp.cli.console import readable_failures, shown_progress
     from iusp.config.students import Recipe
     from iusp.registry.tracking import Tracker, tracked
-    from iusp.steps.student import StudentInputs, run, run_name
+    from iusp.steps.student import StudentInputs, run
     from iusp.training.data import TrainingFolders
 
     settings = Recipe.model_validate_json(recipe)
     inputs = StudentInputs(TrainingFolders(Path(dataset.path), Path(features.path)), TeacherFolder(Path(teacher.path)))
-    networks, outage = [run_name(settings.name, seed) for seed in settings.student.seeds], os.environ["IUSP_OUTAGE"]
+    networks, outage = [seed_name(settings.name, seed) for seed in settings.student.seeds], os.environ["IUSP_OUTAGE"]
     with readable_failures(), shown_progress() as shown, tracked(shown, Tracker.joined, networks, outage) as reporter:
         trained = run(settings, inputs, Path(student.path), reporter)
     kept = ("method", "architecture", "parameters", "epoch", "validate_micro_auprc")

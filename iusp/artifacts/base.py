@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from iusp.io.files import read_json, write_json
 
 
+def seed_name(student: str, seed: int) -> str:
+    """Return the name of one seed of a student, in files, MLflow runs and Kubeflow tasks."""
+    return f"{student}-seed-{seed}"
+
+
 class Artifact(BaseModel):
     """A JSON file, or a part of one, with checked fields.
 

@@ -96,11 +96,6 @@ class ModelFolder:
         return self.evaluation / "truth.csv"
 
 
-def seed_name(student: str, seed: int) -> str:
-    """Return the name of one seed of a student, in files, MLflow runs and Kubeflow tasks."""
-    return f"{student}-seed-{seed}"
-
-
 class EvaluationFolder:
     """The folder that the evaluation step writes.
 

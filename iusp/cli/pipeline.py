@@ -126,15 +126,16 @@ def student(ctx: click.Context, name: str) -> None:
     Writes:  models/students/NAME
     Example: iusp student small
     """
+    from iusp.artifacts.base import seed_name
     from iusp.artifacts.networks import TeacherFolder
     from iusp.registry.tracking import tracked
-    from iusp.steps.student import StudentInputs, run, run_name
+    from iusp.steps.student import StudentInputs, run
     from iusp.training.data import TrainingFolders
 
     config = load_config(ctx)
     recipe = config.recipe(name)
     inputs = StudentInputs(TrainingFolders(DATASET, FEATURES), TeacherFolder(TEACHER))
-    networks, outage = [run_name(name, seed) for seed in recipe.student.seeds], config.registration.outage
+    networks, outage = [seed_name(name, seed) for seed in recipe.student.seeds], config.registration.outage
     with shown_progress() as shown, tracked(shown, _open_tracker(config), networks, outage) as reporter:
         run(recipe, inputs, STUDENTS / name, reporter)
 

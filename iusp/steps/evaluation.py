@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from iusp.artifacts.dataset import DatasetFolder
-from iusp.artifacts.evaluation import EvaluationFolder, seed_name
+from iusp.artifacts.evaluation import EvaluationFolder
 from iusp.artifacts.metrics import (
     Data,
     Latencies,
@@ -19,7 +19,7 @@ from iusp.artifacts.metrics import (
     TeacherResult,
     write_latencies,
 )
-from iusp.artifacts.networks import NetworkFolder, StudentFolder, TeacherFolder
+from iusp.artifacts.networks import NetworkFolder, StudentFolder, TeacherFolder, seed_name
 from iusp.config.evaluation import Evaluation
 from iusp.data.taxonomy import read_taxonomy
 from iusp.device.export import Recordings, write_models

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from iusp.artifacts.base import Digested
+from iusp.artifacts.base import Digested, seed_name
 from iusp.artifacts.dataset import DatasetFolder
-from iusp.artifacts.evaluation import EvaluationFolder, seed_name
+from iusp.artifacts.evaluation import EvaluationFolder
 from iusp.artifacts.metrics import Metrics, StudentResult
 from iusp.artifacts.registration import Promotion, Registration
 from iusp.config.params import Settings

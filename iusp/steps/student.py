@@ -12,6 +12,7 @@ import torch
 from joblib import cpu_count
 from torch import Tensor
 
+from iusp.artifacts.base import seed_name
 from iusp.artifacts.networks import StudentConfig, TeacherFolder
 from iusp.artifacts.records import Row
 from iusp.config.methods import METHODS
@@ -58,11 +59,6 @@ class SeedJob:
     folder: Path
 
 
-def run_name(student: str, seed: int) -> str:
-    """Return the name of the network, and of its MLflow run, of one seed of a student."""
-    return f"{student}-seed-{seed}"
-
-
 def run(
     recipe: Recipe, inputs: StudentInputs, output: Path, reporter: Reporter, cores: int = cpu_count()
 ) -> dict[int, StudentConfig]:
@@ -99,7 +95,7 @@ def run(
                     time.sleep(0.1)
                 else:
                     seed, row = rows.get()
-                    reporter.epoch(run_name(recipe.name, seed), row, recipe.training.epochs)
+                    reporter.epoch(seed_name(recipe.name, seed), row, recipe.training.epochs)
             descriptions = [future.result() for future in futures]
     return {description.seed: description for description in descriptions}
 
