@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from iusp.artifacts.base import seed_name
 from iusp.artifacts.dataset import DatasetFolder
 from iusp.artifacts.evaluation import EvaluationFolder
 from iusp.artifacts.metrics import (
@@ -19,7 +20,7 @@ from iusp.artifacts.metrics import (
     TeacherResult,
     write_latencies,
 )
-from iusp.artifacts.networks import NetworkFolder, StudentFolder, TeacherFolder, seed_name
+from iusp.artifacts.networks import NetworkFolder, StudentFolder, TeacherFolder
 from iusp.config.evaluation import Evaluation
 from iusp.data.taxonomy import read_taxonomy
 from iusp.device.export import Recordings, write_models
