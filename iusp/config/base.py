@@ -5,6 +5,7 @@ from math import inf
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -57,10 +58,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
 
+# Keys of earlier versions, and where their settings are now.
+RENAMED = {"student": "distillation", "evaluation.license": "dataset.license"}
+
+
 def _problems(error: ValidationError) -> str:
     """Describe every wrong key by its path."""
-    return "; ".join(
-        f"{'.'.join(map(str, detail['loc'])) or 'top level'}: "
-        + ("no such key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, "))
-        for detail in error.errors(include_input=False, include_url=False)
-    )
+    return "; ".join(map(_problem, error.errors(include_input=False, include_url=False)))
+
+
+def _problem(detail: ErrorDetails) -> str:
+    path = ".".join(map(str, detail["loc"]))
+    if detail["type"] != "extra_forbidden":
+        return f"{path or 'top level'}: {detail['msg'].removeprefix('Value error, ')}"
+    return f"{path}: no such key" + (f"; it is called {RENAMED[path]} now" if path in RENAMED else "")

@@ -111,6 +111,8 @@ def test_a_source_has_a_name_for_people(params: dict, changes: dict, name: str) 
         (("teacher", "layers"), [], "teacher.layers"),
         (("distillation", "layers", "inter"), [-1], "distillation.layers.inter.0"),
         (("distillation", "layers", "kd"), [1], "distillation.layers.kd: no such key"),
+        (("student",), {}, "student: no such key; it is called distillation now"),
+        (("evaluation", "license"), "MIT", "evaluation.license: no such key; it is called dataset.license now"),
         (("distillation", "knowledge"), "live", "distillation.knowledge"),
         (("students", "small", "seeds"), [1, 1], "seeds [1, 1] must differ"),
         (("students", "small", "seeds"), [], "students.small.seeds"),
