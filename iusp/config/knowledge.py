@@ -1,4 +1,4 @@
-"""What of a teacher is stored for its students, and the names of the stored arrays."""
+"""The kinds of knowledge that a teacher stores for its students, and the names of the stored arrays."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ def knowledge_names(kinds: Sequence[KnowledgeKind], layers: Sequence[int]) -> li
     """Return the names of the stored arrays.
 
     Args:
-        kinds: what is stored of the teacher.
+        kinds: kinds of knowledge that the teacher stores.
         layers: layers of the teacher, counted from the last, which is 1.
 
     Returns:

@@ -90,7 +90,7 @@ class Pod(Section):
     node_selector: dict[str, Label]
     """Labels that a node must have."""
     tolerations: list[Toleration]
-    """Taints of nodes on which the pod may run nevertheless."""
+    """Taints that the pod tolerates: it may run on nodes that have them."""
 
 
 class Kubeflow(Section):

@@ -23,7 +23,7 @@ class Method:
         weight: default weight λ of its loss; the loss of the labels has weight 1.
         layers: layers that it uses by default, counted from the last, which is 1; empty if it uses only the network's
             output or its last layer.
-        layers_of: the network that must have those layers.
+        layers_of: the network that `layers` refers to.
         has_temperature: whether its loss divides logits by `distillation.temperature`.
         needs_fine_tags: whether networks must predict fine tags beside coarse ones.
     """

@@ -10,7 +10,7 @@ from iusp.config.methods import METHODS
 from iusp.config.training import Training
 
 LAYERED = tuple(name for name, method in METHODS.items() if method.layers)
-"""The methods that use layers of choice."""
+"""The methods whose layers can be chosen in `layers`."""
 
 
 def weights_model() -> type[Section]:
@@ -23,7 +23,7 @@ def weights_model() -> type[Section]:
 
 
 def layers_model() -> type[Section]:
-    """Return a section with the layers of each method that uses some."""
+    """Return a section with the layers of each method whose layers can be chosen."""
     fields: dict[str, Any] = {
         name: (
             Layers,
@@ -106,11 +106,11 @@ class Recipe(Section):
     weights: dict[str, float]
     """Weight λ of each of the student's methods."""
     layers: dict[str, list[int]]
-    """Layers of each of the student's methods that uses some, counted from the last, which is 1."""
+    """Layers of each of the student's methods whose layers can be chosen, counted from the last, which is 1."""
     temperature: float | None
     """Temperature τ of the soft labels; none if no method has soft labels."""
     knowledge: Literal["cached", "online"]
-    """Whether the teacher's knowledge is stored, or asked of the teacher while the student is trained."""
+    """Whether the teacher's knowledge is read from storage, or computed while the student is trained."""
     training: Training
     """Optimisation of the student."""
 

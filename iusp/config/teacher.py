@@ -10,7 +10,7 @@ from iusp.config.training import Training
 
 
 class Teacher(Section):
-    """The large network, and what is stored of it for students."""
+    """The large network, and the knowledge that it stores for students."""
 
     architecture: Architecture
     """Family of the network."""

@@ -32,7 +32,8 @@ def run(
     and under their own names: they are large, and only the features step reads them.
 
     A killed run resumes. The bytes depend neither on a kill, nor on the number of workers, nor on where the same data
-    comes from. A remote data set is fetched first, into the work in progress or into the folder where it is kept.
+    comes from. A remote data set is downloaded first: into the folder that keeps downloads, if the
+    settings name one, else into the working folder.
 
     Args:
         config: section `dataset` of params.yaml.

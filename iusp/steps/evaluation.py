@@ -50,7 +50,8 @@ class Inputs:
         recordings: audio files of the dataset step.
         features: folder of the features step.
         teacher: folder of the teacher step.
-        students: folders of the student step by student; several if several machines shared its seeds.
+        students: folders that the student step wrote, by student; a student has several folders if several machines
+            trained its seeds.
     """
 
     dataset: Path
@@ -111,17 +112,21 @@ class Networks:
 
     @property
     def best(self) -> dict[str, str]:
-        """Name of the network that is shown and registered for each of `teacher` and the students."""
+        """Name of the network to report: `teacher` for the teacher, and the best seed for each student."""
         return {TEACHER: TEACHER} | {name: seed_name(name, seeds.best) for name, seeds in self.students.items()}
 
 
 def run(config: Evaluation, inputs: Inputs, output: Path, reporter: Reporter) -> Metrics:
     """Evaluate the teacher and every seed of every student on test (on validate where there is no test).
 
-    Writes `EvaluationFolder`: `metrics.json` (the same bytes every time), `latency.json` (measured), predictions in the
-    challenge's format, scores by hour, borough and sensor, curves, pictures, a report that needs no other file, and all
-    that registration needs: for every network its config and training record, and for each student's best seed the
-    model as it will be registered, with the files for devices and the evidence for promotion.
+    Writes `EvaluationFolder`:
+
+    - `metrics.json` (the same bytes every time) and `latency.json` (measured);
+    - predictions in the challenge's format, and scores by hour, borough and sensor;
+    - curves, pictures, and a report that needs no other file;
+    - the config and the training record of every network, for registration;
+    - the model of each student's best seed as it will be registered, with the files for devices and the evidence for
+      promotion.
 
     Args:
         config: settings of intervals, cost and pictures.

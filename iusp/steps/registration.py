@@ -22,7 +22,7 @@ Params = dict[str, object]
 
 @dataclass(frozen=True)
 class Execution:
-    """What is registered of one execution.
+    """One execution of the pipeline, and the results that are logged and registered.
 
     Attributes:
         config: all of params.yaml that shapes a result.

@@ -177,7 +177,7 @@ def _stored_batches(knowledge: Knowledge, job: SeedJob, epoch: int, device: torc
 
 
 def _asked_batches(knowledge: Knowledge, job: SeedJob, epoch: int, teacher: Tagger) -> Iterator[Batch]:
-    """Stream the batches of an epoch, with a view of its own about which the teacher is asked batch by batch."""
+    """Stream the batches of an epoch, in a new view; the teacher computes its knowledge of each batch."""
     names = job.recipe.knowledge_names
     order = epoch_order(len(knowledge.data.clips), job.seed, epoch)
     view, batch_size = knowledge.new_view(job.seed, epoch), job.recipe.training.batch_size

@@ -26,12 +26,12 @@ def run(
     """Write `weights.safetensors`, `config.json`, `record.csv` and `knowledge/` into the output folder.
 
     A killed run resumes from its last epoch, or its last view of knowledge, and ends with the same bytes. The ranks of
-    a `distributed.group` train together. Then the first rank alone asks the teacher for its knowledge, whose files
-    equal those of one process to the byte.
+    a `distributed.group` train together. Then the first rank alone computes the knowledge. Its files have the same
+    bytes as those of a single process with the same weights.
 
     Args:
         config: settings of the teacher.
-        augmentation: augmentation of the teacher's training clips, and of the views that its knowledge is about.
+        augmentation: augmentation of the teacher's training clips, and of the views for which it stores knowledge.
         inputs: folders that earlier steps wrote.
         output: folder to write.
         reporter: receives each epoch, and the progress of the knowledge.
