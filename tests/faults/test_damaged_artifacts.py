@@ -209,7 +209,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.delenv(name, raising=False)
         patch.chdir(project.folder)
         patch.setattr("iusp.io.processes.ProcessPoolExecutor", Threads)
-        for step in (("dataset",), ("features",), ("teacher",), STUDENT, ("evaluation",), ("registration",)):
+        for step in (
+            ("dataset",),
+            ("features",),
+            ("teacher",),
+            ("recipes",),
+            STUDENT,
+            ("evaluation",),
+            ("registration",),
+        ):
             done = called(*step)
             assert done.exit_code == 0, done.output
         yield project.folder
