@@ -171,14 +171,14 @@ def test_one_knob_runs_what_depends_on_it(project: Project) -> None:
     changed = json.loads(json.dumps(whole))
     changed["students"]["other"]["seeds"] = [1]
     project.write_params(changed)
-    assert ran(project.run("dvc", "repro").stdout) == ["student@other", "evaluation", "registration"]
+    assert ran(project.run("dvc", "repro").stdout) == ["recipes", "student@other", "evaluation", "registration"]
     project.write_params(whole)
     assert ran(project.run("dvc", "repro").stdout) == []  # taken from DVC's cache
 
 
 def test_an_experiment_with_another_method(project: Project) -> None:
     done = project.run("dvc", "exp", "run", "--set-param", "students.small.method=kd")
-    assert ran(done.stdout) == ["student@small", "evaluation", "registration"]
+    assert ran(done.stdout) == ["recipes", "student@small", "evaluation", "registration"]
     difference = json.loads(project.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
     assert difference == {"students.small.method": {"old": "iusp", "new": "kd"}}
     numbers = json.loads(project.run("dvc", "metrics", "diff", "--json").stdout)

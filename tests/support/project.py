@@ -43,6 +43,7 @@ STEPS = [
     ("dataset",),
     ("features",),
     ("teacher",),
+    ("recipes",),
     ("student", "small"),
     ("student", "other"),
     ("evaluation",),
