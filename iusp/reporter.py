@@ -16,7 +16,7 @@ class Reporter:
             task: name of the task, for people.
             done: units that are done.
             total: units of the whole task.
-            message: a line worth keeping in a log; empty if there is none.
+            message: a line worth keeping in a log, or an empty text.
         """
 
     def warning(self, message: str) -> None:

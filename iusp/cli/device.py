@@ -93,7 +93,7 @@ def fetch(source: str, to: Path, public_key: Path | None) -> None:
     \b
     Reads:   s3://BUCKET/PREFIX
     Writes:  the folder of --to
-    Example: iusp fetch s3://models/street --to /opt/models --public-key key.pub
+    Example: iusp fetch s3://models/street --to street --public-key key.pub
     """
     from iusp.device import release
 

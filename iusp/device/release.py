@@ -254,7 +254,7 @@ def _fetch_files(client: "S3Client", uri: str, manifest: Manifest, work: Path, r
 
 
 def _current(folder: Path) -> Manifest | None:
-    """Return the manifest of the current release, or None if there is none or it is damaged."""
+    """Return the manifest of the current release; None if the release is missing or damaged."""
     path = folder / "current" / LATEST
     try:
         manifest = _parsed(str(path), path.read_bytes())

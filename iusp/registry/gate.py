@@ -204,7 +204,7 @@ def judge(candidate: Evidence, champion: Evidence | None, gate: Gate, evaluation
 
     Args:
         candidate: measurements of the version that would become the champion.
-        champion: measurements of today's champion; None if there is none to compare with.
+        champion: measurements of today's champion; None if no version is the champion.
         gate: thresholds of the gate.
         evaluation: settings of the bootstrap.
     """

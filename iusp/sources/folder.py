@@ -91,7 +91,7 @@ def find_annotations(folder: Path) -> Path:
     """Return the annotations CSV of a folder.
 
     Raises:
-        InputError: there is none, or there are several.
+        InputError: the folder has no annotations CSV, or several.
     """
     if (folder / ANNOTATIONS).exists():
         return folder / ANNOTATIONS

@@ -76,7 +76,7 @@ class Seeds:
         """Find every `seed-<n>` in some folders.
 
         Raises:
-            InputError: there is none.
+            InputError: no folder has a trained student.
         """
         found = {int(path.name.removeprefix("seed-")): path for folder in folders for path in folder.glob("seed-*")}
         if not found:
