@@ -75,11 +75,17 @@ def _recommendation(settings: Sequence[Setting]) -> str:
     """Name the core method that is best on validate most often, and the cases in which another one is."""
     best = [(one, one.best([method for method in one.methods if method in CORE])) for one in settings]
     winner, times = Counter(method for _, method in best).most_common(1)[0]
-    others = [f"{one.student} on {title(one.data)} ({name(method)})" for one, method in best if method != winner]
     text = (
-        f"**Which one to use?** {name(winner)} is the best of these methods on validate in {times} of {len(best)} cases"
+        f"**Which one to use?** On the validation clips, {name(winner)} is the best of these methods in {times} of "
+        f"{len(best)} cases."
     )
-    return f"{text}; the exceptions are {listed(others)}." if others else f"{text}."
+    exceptions: dict[str, list[str]] = {}
+    for setting, method in best:
+        if method != winner:
+            exceptions.setdefault(method, []).append(f"{setting.student} on {title(setting.data)}")
+    for method, cases in exceptions.items():
+        text += f" {name(method)} is the best in {len(cases)}: {listed(cases)}."
+    return text
 
 
 def main_table(study: Study) -> str:

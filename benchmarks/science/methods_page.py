@@ -48,8 +48,8 @@ students:
 - **Stored** is what the teacher step writes for each training clip and view, as float16. The bytes are those of 8 tags
   and the default teacher, whose last layer has 128 channels × 32 frames × 4 bands.
 - **CPU time** is the training time divided by that of labels alone.
-- **Gain** is the difference of micro AUPRC on test from labels alone: mean and 95 % interval over seeds. If the
-  interval includes zero, the method may gain nothing.
+- **Gain** is the micro AUPRC on test minus that of labels alone: mean and 95 % interval over seeds. If the interval
+  includes zero, the seeds do not show whether the method helps.
 
 The gains are those of one student on each data set (architecture family, parameters, augmentation, epochs, batch size):
 
@@ -68,8 +68,8 @@ A student minimises the cross-entropy of the labels plus λ times the loss of ea
 - z: logits, y: labels, σ: sigmoid, τ: temperature.
 - Q: frames as a matrix, with a row for each clip (SP) or for each frame of clip n (IUSP, FitNet). Q̄: its mean frame.
 - rows(·): divides each row by its L2 norm.
-- SKILL: c is one of the clusters of the teacher's layers, l a layer.
-- Attention transfer: a is the feature map with channels c, frames t of T and bands f of F.
+- SKILL: 𝒞 is the set of clusters of the teacher's layers, c is one cluster, and l is a layer.
+- Attention transfer: a is a feature map. Its indices are the channel c, the frame t (of T) and the band f (of F).
 - FitNet: r is the regressor, C the number of the teacher's channels.
 - VIC: S and T are the embeddings with a row for each clip and E columns, C is the covariance of S, ε a small constant.
 - Inter-KD: h is one of the H auxiliary heads.

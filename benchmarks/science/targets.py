@@ -60,7 +60,7 @@ def targets(study: Study) -> str:
     return (
         "".join(f"- {target.text}: **{target.verdict}**.\n" for target in found)
         + "\nMet: the whole interval lies on the expected side of the limit. Not met: the whole interval lies on the "
-        "other side. Unclear: the interval includes the limit, so these seeds cannot decide.\n\n"
+        "other side. Unclear: the interval includes the limit, so more seeds are needed to decide.\n\n"
         + table(
             ["expected", "data", "student", "verdict", "measured [95 %]"],
             [row for target in found for row in target.rows],

@@ -27,9 +27,8 @@ SCRIPTS = {
 
 From an audio file (44.1 kHz, 16-bit WAV) to log-mel frames, one clip after another on one core. The alternative is what
 a user would write: `librosa.load(path, sr=16000)` and `librosa.feature.melspectrogram` with the same window, hop and
-bands. The front-end computes spectra at the sample rate of the clip, so the lower bound of its time (decoding, FFT and
-mel product) contains no resampling. The lower bound of the alternative contains resampling with soxr, as in
-librosa.""",
+bands. A lower bound is the time of the unavoidable operations alone. For our front-end these are decoding, FFT and mel
+product: it computes spectra at the sample rate of the clip. For the alternative they include resampling.""",
     "distillation": """## Distillation
 
 This section compares epochs of a student on one thread: with the stored knowledge of the teacher, with labels alone,
@@ -104,8 +103,8 @@ def page(record: dict[str, Any]) -> str:
     )
     text += " Missed:\n\n" + "\n".join(f"- {what}" for what in missed) + "\n" if missed else "\n"
     text += (
-        "\nThe alternatives run by turns on the same core with the same clips. A ratio (×) is the ratio of their "
-        "median CPU times. Its spread goes from the smallest to the largest ratio in a single turn.\n"
+        "\nWe and the alternative take turns on the same core with the same clips. A ratio (×) divides one median "
+        "CPU time by the other. The spread is the range of the ratios of single turns.\n"
     )
     return text + "".join(
         section(introduction, record[name]) for name, introduction in SCRIPTS.items() if name in record

@@ -58,9 +58,9 @@ def main() -> None:
             views, epochs = config.teacher.views, config.distillation.training.epochs
             report.notes.append(
                 f"{title}, student {student}: computing the knowledge of one view of a clip takes "
-                f"{making * 1000:.2g} ms, once. Storing {views} views saves time after "
-                f"{math.ceil(views * making / (online_clip - cached_clip))} epochs, counted over all students "
-                f"(one seed of one student trains for {epochs} epochs)."
+                f"{making * 1000:.2g} ms, once. Storing the knowledge of {views} views "
+                f"saves time after {math.ceil(views * making / (online_clip - cached_clip))} epochs in all, over all "
+                f"students and seeds (each trains for {epochs} epochs)."
             )
     report.print()
 
