@@ -83,7 +83,10 @@ def main() -> None:
     apart = max(abs(a - b) for loop in (textbook, thrifty) for a, b in zip(loop(*lists), ours, strict=True))
     assert apart < 1e-12, apart
     report = Report()
-    for name, loop in (("textbook", "counts over all clips and tags"), ("thrifty", "counts each tag once and adds the counts")):
+    for name, loop in (
+        ("textbook", "counts over all clips and tags"),
+        ("thrifty", "counts each tag once and adds the counts"),
+    ):
         what = f"score, against a loop over thresholds that {loop}"
         report.figures.append(ratio(what, times[name], times["ours"], 300))
     seconds = times["bootstrap"]

@@ -126,8 +126,8 @@ def show(ctx: click.Context, version: int, as_json: bool) -> None:
         verdict = examine(registry, version, champion, config.registration.gate, config.evaluation)
     entries = [entry for entry in history.entries if version in (entry.change.before, entry.change.champion)]
     if as_json:
-        described = _version_json(registered) | {"gate": verdict.model_dump()}
-        print_json(described | {"history": [_entry_json(entry) for entry in entries]})
+        record = _version_json(registered) | {"gate": verdict.model_dump()}
+        print_json(record | {"history": [_entry_json(entry) for entry in entries]})
         return
     _print_fields(registered)
     _print_data(registered)

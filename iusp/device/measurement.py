@@ -112,7 +112,7 @@ def whole_scores(
     }
     for paths in _batches(clips):
         samples = np.stack([_clip(path, config) for path in paths])
-        spectrograms = torch.stack([log_mel(torch.from_numpy(one), config.sample_rate, config) for one in samples])
+        spectrograms = torch.stack([log_mel(torch.from_numpy(clip), config.sample_rate, config) for clip in samples])
         with torch.inference_mode():
             for name, network in networks.items():
                 scores[name][TORCH].append(network(spectrograms)[0].sigmoid().numpy())

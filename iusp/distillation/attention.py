@@ -25,11 +25,11 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
             is averaged to the smaller one.
     """
     size = min(student.shape[2], teacher.shape[1]), min(student.shape[3], teacher.shape[2])
-    own, others = (
+    student_map, teacher_map = (
         row_normalised(adaptive_avg_pool2d(attention, size).flatten(1))
         for attention in (attention_map(student), teacher.float())
     )
-    return (others - own).square().mean()
+    return (teacher_map - student_map).square().mean()
 
 
 class Loss(MethodLoss):

@@ -28,9 +28,9 @@ def inter_loss(student: Sequence[Tensor], targets: Tensor, mask: Tensor, teacher
         teacher: logits (B, K) of the teacher.
         temperature: τ > 0 of the soft labels.
     """
-    known = mask.sum().clamp_min(1)
+    known_labels = mask.sum().clamp_min(1)
     losses = [
-        binary_cross_entropy_with_logits(logits.float(), targets, mask.float(), reduction="sum") / known
+        binary_cross_entropy_with_logits(logits.float(), targets, mask.float(), reduction="sum") / known_labels
         + kd_loss(logits, teacher, temperature)
         for logits in student
     ]

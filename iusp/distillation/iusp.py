@@ -24,8 +24,8 @@ def iusp_loss(student: Tensor, teacher: Tensor) -> Tensor:
             longer sequence is averaged to the shorter one.
     """
     count = min(student.shape[1], teacher.shape[1])
-    own, others = gram(pooled_frames(student.float(), count)), pooled_gram(teacher.float(), count)
-    return (row_normalised(others) - row_normalised(own)).square().mean()
+    student_gram, teacher_gram = gram(pooled_frames(student.float(), count)), pooled_gram(teacher.float(), count)
+    return (row_normalised(teacher_gram) - row_normalised(student_gram)).square().mean()
 
 
 class Loss(MethodLoss):

@@ -25,9 +25,12 @@ def multilevel_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
         temperature: temperature τ > 0.
     """
     clips, tags = student.shape
-    own, others = (student.float() / temperature).sigmoid(), (teacher.float() / temperature).sigmoid()
-    by_tag = ((gram(others.T) - gram(own.T)) / clips).square().mean()
-    by_clip = ((gram(others) - gram(own)) / tags).square().mean()
+    student_scores, teacher_scores = (
+        (student.float() / temperature).sigmoid(),
+        (teacher.float() / temperature).sigmoid(),
+    )
+    by_tag = ((gram(teacher_scores.T) - gram(student_scores.T)) / clips).square().mean()
+    by_clip = ((gram(teacher_scores) - gram(student_scores)) / tags).square().mean()
     return kd_loss(student, teacher, temperature) + by_tag + by_clip
 
 

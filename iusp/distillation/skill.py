@@ -43,7 +43,7 @@ def cluster_layers(similarities: Tensor, count: int) -> list[tuple[int, ...]]:
     centred = row_normalised(centred_gram(similarities).flatten(2)).transpose(0, 1)
     distances = 1 - gram(centred).mean(dim=0).double().cpu().numpy()
     labels = cut_tree(linkage(squareform(distances, checks=False), "average"), count)[:, 0]
-    clusters = [tuple(layer for layer, own in enumerate(labels) if own == label) for label in range(count)]
+    clusters = [tuple(layer for layer, cluster in enumerate(labels) if cluster == label) for label in range(count)]
     return sorted(clusters, key=max)
 
 
@@ -58,9 +58,9 @@ def skill_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     losses = []
     for layer, layers in zip(student, teacher, strict=True):
         count = min(layer.shape[1], layers.shape[2])
-        own = gram(pooled_frames(layer.float(), count))
-        others = pooled_gram(layers.float().flatten(0, 1), count).reshape(*layers.shape[:2], count, count)
-        losses.append((row_normalised(others).mean(dim=1) - row_normalised(own)).square().mean())
+        student_gram = gram(pooled_frames(layer.float(), count))
+        teacher_gram = pooled_gram(layers.float().flatten(0, 1), count).reshape(*layers.shape[:2], count, count)
+        losses.append((row_normalised(teacher_gram).mean(dim=1) - row_normalised(student_gram)).square().mean())
     return torch.stack(losses).mean()
 
 

@@ -118,13 +118,13 @@ def read_pair(
     if thresholds is None:
         thresholds = {name: 0.5 for name, values in then.items() if values.min() >= 0 and values.max() <= 1}
     files = [read_columns(path, list(thresholds)) for path in predictions]
-    common = [column for column in then if all(column in one for one in files)]
+    common = [column for column in then if all(column in file for file in files)]
     if not common:
         raise InputError(
             f"{predictions[0]}: has no column of numbers in common with {reference}; compare predictions of "
             "the same network"
         )
-    return then, {column: np.concatenate([one[column] for one in files]) for column in common}, thresholds
+    return then, {column: np.concatenate([file[column] for file in files]) for column in common}, thresholds
 
 
 def score_file(
@@ -201,17 +201,17 @@ def compare_files(
             common.
     """
     truth = _read_truth(annotations, taxonomy, split, level, coarse)
-    ours, others = (read_predictions(path, taxonomy) for path in (predictions, reference))
-    clips = [clip for clip in truth.index if clip in ours.index and clip in others.index]
+    ours, references = (read_predictions(path, taxonomy) for path in (predictions, reference))
+    clips = [clip for clip in truth.index if clip in ours.index and clip in references.index]
     if not clips:
         raise InputError(
             f"{predictions}: shares no clip of split {split} in {annotations} with {reference}; compare predictions of "
             "the same clips"
         )
     true = truth.loc[clips].to_numpy()
-    our_scores, other_scores = (table.loc[clips, list(truth)].to_numpy() for table in (ours, others))
+    our_scores, other_scores = (table.loc[clips, list(truth)].to_numpy() for table in (ours, references))
     return {
-        "clips": {"compared": len(clips), "split": len(truth), "predictions": len(ours), "reference": len(others)},
+        "clips": {"compared": len(clips), "split": len(truth), "predictions": len(ours), "reference": len(references)},
         "predictions": asdict(score(true, our_scores, taxonomy, level)),
         "reference": asdict(score(true, other_scores, taxonomy, level)),
     } | asdict(paired_difference(true, our_scores, other_scores, taxonomy, level, resamples, seed))

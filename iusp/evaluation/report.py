@@ -109,8 +109,11 @@ def _time_rows(metrics: Metrics, latencies: Latencies) -> Iterator[dict[str, str
     for name in metrics.networks:
         times = latencies[name]
         row = {"network": name}
-        for runtime, one in (("PyTorch", times.torch), ("float32", times.float32), ("int8", times.int8)):
-            row |= {f"{runtime}: network": shown(one.network), f"{runtime}: from audio": shown(one.audio_to_tags)}
+        for runtime, measured in (("PyTorch", times.torch), ("float32", times.float32), ("int8", times.int8)):
+            row |= {
+                f"{runtime}: network": shown(measured.network),
+                f"{runtime}: from audio": shown(measured.audio_to_tags),
+            }
         yield row
 
 

@@ -62,16 +62,16 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     identity = digest([sha256(path) for path in files])
     _create(client, model_name, MODEL_DESCRIPTION)
     same = f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'"
-    described = {DIGEST_TAG: identity} | {name: str(value) for name, value in tags.items()}
+    all_tags = {DIGEST_TAG: identity} | {name: str(value) for name, value in tags.items()}
     if found := client.search_model_versions(same, order_by=["version_number ASC"]):
-        _renew(client, found[0], model, described)
+        _renew(client, found[0], model, all_tags)
         return int(found[0].version)
     _store(client, run_id, model, ARTIFACT)
     source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
     # The version is created after its files are stored, and with its tags in one transaction: it is complete as soon as
     # it can be seen.
     client.create_model_version(
-        model_name, source, run_id, tags=described, description=_description(described), await_creation_for=0
+        model_name, source, run_id, tags=all_tags, description=_description(all_tags), await_creation_for=0
     )
     # Another process may have created one at the same time, or the answer was lost and MLflow's client sent the request
     # twice: the oldest version counts.

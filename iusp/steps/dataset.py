@@ -60,8 +60,8 @@ def run(
         named = _named(clips, places, data.path, labels)
         clips = clips.join(intake.run(named, len(clips), reporter, workers))
         test_is_missing = _test_is_missing(clips, strays)
-        judged = clips[clips["split"] != "test"] if test_is_missing else clips
-        _check_bad_share(judged, config.max_bad_share, output.with_name(f"{output.name}.quarantine.csv"))
+        checked = clips[clips["split"] != "test"] if test_is_missing else clips
+        _check_bad_share(checked, config.max_bad_share, output.with_name(f"{output.name}.quarantine.csv"))
         tables = DatasetTables.divide(clips, labels, strays)
         if tables.index.empty:
             raise InputError(f"{data.annotations}: no clip has both audio and ground truth; record or label some")

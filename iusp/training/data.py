@@ -132,8 +132,8 @@ def batches(
     for start in range(0, len(order) - size + 1, size):
         rows = np.array_split(order[start : start + size], distributed.ranks())[distributed.rank()]
         log_mel, targets, mask = augment(view, data.clips, rows, fill)
-        known = {name: moved(array[rows], device) for name, array in knowledge.items()}
-        yield Batch(log_mel, targets, mask, known)
+        taught = {name: moved(array[rows], device) for name, array in knowledge.items()}
+        yield Batch(log_mel, targets, mask, taught)
 
 
 def epoch_order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
