@@ -150,8 +150,8 @@ def versions(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     project = Project(tmp_path_factory.mktemp("versions") / "project")
     params = project.params()
     params["students"] = {"small": STUDENTS["small"] | {"seeds": [0]}}
-    for network in ("teacher", "student"):
-        params[network]["training"] |= {"epochs": 1, "batch_size": 4}
+    for section in ("teacher", "distillation"):
+        params[section]["training"] |= {"epochs": 1, "batch_size": 4}
     project.write_params(params)
     pin(project, ROWS_V23)
     project.commit()
