@@ -250,7 +250,8 @@ def test_another_version_of_sonyc_ust_lies_beside_it(versions: Versions, colleag
     mirror = publish(tmp_path / "mirror", nineteen(clips), ROWS_V23)
     (mirror / "record.json").write_bytes(zenodo.describe(mirror, "v2.3"))
     import_and_pin(colleague, "v2.3", mirror, RECORDINGS_V23)
-    assert ran(colleague.run("dvc", "repro").stdout) == versions.ran["data-1"], "everything is new"
+    new = [stage for stage in versions.ran["data-1"] if stage != "recipes"]
+    assert ran(colleague.run("dvc", "repro").stdout) == new, "everything but the recipes depends on the recordings"
     colleague.run("git", "add", ".")
     colleague.run("git", "commit", "--quiet", "--message", "v2.3")
     colleague.run("git", "tag", "data-3")
