@@ -61,7 +61,7 @@ def main() -> None:
     _unsafe_reset_threadpool(1)
     config = load(ROOT / "params.yaml").features
     clips = torch.from_numpy(np.stack([scene(0, "test", number).samples for number in range(CLIPS)]).astype(np.float32))
-    spectrograms = torch.stack([log_mel(one, config.sample_rate, config) for one in clips])
+    spectrograms = torch.stack([log_mel(one, config) for one in clips])
     lines = [
         "| family | parameters | kB, net / end to end (ONNX) | operators in XNNPACK, net / end to end "
         "| largest difference from PyTorch | time ÷ ONNX, net / end to end |",

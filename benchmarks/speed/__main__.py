@@ -27,8 +27,8 @@ SCRIPTS = {
 
 From an audio file (44.1 kHz, 16-bit WAV) to log-mel frames, one clip after another on one core. The alternative is what
 a user would write: `librosa.load(path, sr=16000)` and `librosa.feature.melspectrogram` with the same window, hop and
-bands. A lower bound is the time of the unavoidable operations alone. For our front-end these are decoding, FFT and mel
-product: it computes spectra at the sample rate of the clip. For the alternative they include resampling.""",
+bands. The lower bound is the time of the unavoidable operations alone; its resampler is soxr's, as in librosa. Our
+resampler has a steeper filter and takes longer.""",
     "distillation": """## Distillation
 
 This section compares epochs of a student on one thread: with the stored knowledge of the teacher, with labels alone,

@@ -11,7 +11,7 @@ class Features(Section):
     """The log-mel front-end."""
 
     sample_rate: Annotated[int, Field(ge=4000, le=192_000, multiple_of=50)]
-    """Sample rate in Hz that the window and hop lengths refer to; spectra are computed at each clip's own rate."""
+    """Sample rate in Hz of the front-end; recordings of other rates are resampled to it."""
     clip_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False), BeforeValidator(_number)]
     """Length in seconds; clips are zero-padded or cut to it."""
     window_length: Annotated[int, Field(ge=16, multiple_of=2)]

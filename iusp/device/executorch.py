@@ -63,7 +63,7 @@ def write_programs(model: Path, folder: Path) -> dict[str, Program]:
     # XNNPACK accepts weights in this memory format only.
     net = Probabilities(network).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     noise = torch.randn(BATCH, clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
-    spectrograms = torch.stack([log_mel(clip, config.sample_rate, config) for clip in noise])
+    spectrograms = torch.stack([log_mel(clip, config) for clip in noise])
     programs = {}
     with torch.no_grad(), _quiet():
         ours = net(spectrograms)

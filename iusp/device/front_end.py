@@ -127,7 +127,7 @@ def _matrices(inner: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def _mel(config: Features, inner: int, outer: int) -> NDArray[np.float32]:
     """Return the mel weights (M, (A/2 + 1) · B) in the order of the computed bins."""
     size = config.window_length
-    weights = mel_weights(config, config.sample_rate, size).numpy()
+    weights = mel_weights(config).numpy()
     bins = (np.arange(outer // 2 + 1)[:, None] + outer * np.arange(inner)).ravel()
     # A bin above half the sample rate mirrors a bin below; a bin that occurs twice counts once.
     bins = np.minimum(bins, size - bins)

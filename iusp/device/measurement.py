@@ -12,11 +12,11 @@ from iusp.artifacts.evaluation import NETS, WHOLE
 from iusp.artifacts.metrics import Latencies, NetworkTimes, Times
 from iusp.config.features import Features
 from iusp.data.audio import BadAudio
-from iusp.device.resampling import waveform
-from iusp.device.runtime import open_session
+from iusp.data.resampling import waveform
+from iusp.device.runtime import open_session, windows
 from iusp.errors import InputError
 from iusp.evaluation.cost import milliseconds
-from iusp.features.log_mel import clip_length, log_mel
+from iusp.features.log_mel import clip_length, log_mel, read_log_mel
 from iusp.models.layers import Tagger
 
 TORCH = "torch"
@@ -59,10 +59,10 @@ def measure_latencies(
 def _jobs(network: Tagger, folder: Path, config: Features) -> dict[tuple[str, str], Job]:
     """Return the functions to time, by runtime and by output."""
     samples = torch.randn(clip_length(config), generator=torch.Generator().manual_seed(0)) / 10
-    spectrogram = log_mel(samples, config.sample_rate, config)[None]
+    spectrogram = log_mel(samples, config)[None]
     jobs: dict[tuple[str, str], Job] = {
         (TORCH, "network"): lambda: network(spectrogram)[0].sigmoid(),
-        (TORCH, "audio_to_tags"): lambda: network(log_mel(samples, config.sample_rate, config)[None])[0].sigmoid(),
+        (TORCH, "audio_to_tags"): lambda: network(log_mel(samples, config)[None])[0].sigmoid(),
     }
     for runtime, net, whole in zip(("float32", "int8"), NETS, WHOLE, strict=True):
         jobs[runtime, "network"] = _onnx_job(folder / net, spectrogram.numpy())
@@ -91,8 +91,7 @@ def whole_scores(
 ) -> dict[str, dict[str, Scores]]:
     """Return the probabilities (N, K) that each network gives for recordings, in PyTorch and by each file of `WHOLE`.
 
-    Every runtime gets the same samples at the front-end's rate, as `iusp tag` would read them. Recordings are read once
-    and a few at a time.
+    The code of the features step reads the recordings for PyTorch, and the code of `iusp tag` reads them for the files.
 
     Args:
         networks: networks by name, on the CPU, in evaluation mode.
@@ -111,8 +110,7 @@ def whole_scores(
         name: {file: [] for file in (TORCH, *WHOLE)} for name in networks
     }
     for paths in _batches(clips):
-        samples = np.stack([_clip(path, config) for path in paths])
-        spectrograms = torch.stack([log_mel(torch.from_numpy(clip), config.sample_rate, config) for clip in samples])
+        samples, spectrograms = _read(paths, config)
         with torch.inference_mode():
             for name, network in networks.items():
                 scores[name][TORCH].append(network(spectrograms)[0].sigmoid().numpy())
@@ -132,10 +130,15 @@ def _batches(items: Items) -> Iterator[Items]:
         yield items[start : start + BATCH]
 
 
-def _clip(path: Path, config: Features) -> NDArray[np.float32]:
+def _read(paths: Sequence[Path], config: Features) -> tuple[NDArray[np.float32], torch.Tensor]:
+    """Read the first window of recordings as devices do (B, samples), and their log-mel (B, T, M) as training does."""
     length = clip_length(config)
-    try:
-        samples = np.concatenate(list(waveform(path, config.sample_rate)))[:length]
-    except BadAudio as reason:
-        raise InputError(f"{path}: {reason}; it has changed, run the dataset step again") from None
-    return np.pad(samples, (0, length - len(samples)))
+    samples, spectrograms = np.zeros((len(paths), length), np.float32), []
+    for row, path in enumerate(paths):
+        try:
+            _, window = next(windows(waveform(path, config.sample_rate), length, length))
+            spectrograms.append(read_log_mel(path, config))
+        except BadAudio as reason:
+            raise InputError(f"{path}: {reason}; it has changed, run the dataset step again") from None
+        samples[row, : len(window)] = window
+    return samples, torch.stack(spectrograms)

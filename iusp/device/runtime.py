@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from iusp.data.audio import BadAudio, check_samples
-from iusp.device.resampling import resampled, waveform
+from iusp.data.resampling import resampled, waveform
 from iusp.errors import InputError
 from iusp.io.files import sha256
 from iusp.io.text import one_line
@@ -85,25 +85,14 @@ class DeviceModel:
         hop = window / 2 if hop is None else hop
         if not 1 / self.sample_rate <= hop <= window <= longest:
             raise InputError(f"--window {window:g} --hop {hop:g}: 0 < hop <= window <= {longest:g} s must hold")
-        size, step = round(window * self.sample_rate), round(hop * self.sample_rate)
-        pending, start = np.empty(0, np.float32), 0
         if isinstance(recording, str | Path):
             blocks: Iterable[NDArray[np.float32]] = waveform(Path(recording), self.sample_rate)
         else:
             blocks = resampled(*check_samples(recording, sample_rate), self.sample_rate)
-        for block in blocks:
-            pending = np.concatenate([pending, block])
-            while len(pending) >= size:
-                yield self._tag_window(pending[:size], start)
-                pending, start = pending[step:], start + step
-        # The rest, which no window has covered.
-        if start == 0 or len(pending) > size - step:
-            yield self._tag_window(pending, start)
-
-    def _tag_window(self, samples: NDArray[np.float32], start: int) -> Window:
-        clip = np.zeros((1, self.samples), np.float32)
-        clip[0, : len(samples)] = samples
-        return self.decided(self.probabilities(clip)[0], start, start + len(samples))
+        size, step = round(window * self.sample_rate), round(hop * self.sample_rate)
+        for start, samples in windows(blocks, size, step):
+            clip = np.pad(samples, (0, self.samples - len(samples)))
+            yield self.decided(self.probabilities(clip[None])[0], start, start + len(samples))
 
     def decided(self, probabilities: NDArray[np.float32], start: int, end: int) -> Window:
         """Compare the probabilities (K,) of the window between two samples with the thresholds.
@@ -120,6 +109,29 @@ class DeviceModel:
             probabilities=by_tag,
             tags=[tag for tag, value in by_tag.items() if value >= self.thresholds[tag]],
         )
+
+
+def windows(blocks: Iterable[NDArray[np.float32]], size: int, step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Cut a recording, given as blocks (n,), into overlapping windows.
+
+    Args:
+        blocks: the recording.
+        size: number of samples of a window.
+        step: number of samples between the starts of two windows.
+
+    Yields:
+        The index of the first sample of a window, and its samples (size,). The last window is shorter if the recording
+        ends in it.
+    """
+    pending, start = np.empty(0, np.float32), 0
+    for block in blocks:
+        pending = np.concatenate([pending, block])
+        while len(pending) >= size:
+            yield start, pending[:size]
+            pending, start = pending[step:], start + step
+    # The rest, which no window has covered.
+    if start == 0 or len(pending) > size - step:
+        yield start, pending
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

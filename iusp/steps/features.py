@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from iusp.artifacts.dataset import DatasetFolder
 from iusp.config.features import Features
-from iusp.data.audio import read
 from iusp.data.labels import SPLITS
 from iusp.errors import InputError
-from iusp.features.log_mel import frame_count, log_mel
+from iusp.features.log_mel import frame_count, read_log_mel
 from iusp.features.packed import Description, features_digest, open_packed, write_header
 from iusp.io.files import Hashed, atomic, code_digest, digest, sha256, work_folder
 from iusp.io.memory import keep_memory
@@ -207,8 +206,7 @@ def _compute_shard(config: Features, recordings: Path, names: list[str], checksu
         path = recordings / name
         if not path.is_file() or sha256(path) != checksum:
             raise InputError(f"{path}: missing, or changed since it was indexed; run the dataset step again")
-        samples, sample_rate = read(path)
-        packed[row] = log_mel(torch.from_numpy(samples), sample_rate, config).numpy()
+        packed[row] = read_log_mel(path, config).numpy()
     with atomic(output) as temporary, temporary.open("wb") as stream:
         write_header(stream, packed.shape)
         stream.write(packed.data)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,14 @@ import pandas as pd
 import pytest
 import soundfile
 import soxr
-import torch
 from mlflow import MlflowClient
 
-from iusp.config.features import Features
 from iusp.data import audio
-from iusp.device.resampling import _halved, waveform
+from iusp.data.resampling import waveform
 from iusp.device.runtime import DeviceModel, load
 from iusp.errors import InputError
-from iusp.features.log_mel import log_mel
 from iusp.io.files import write_json
-from tests.support.exported import CONFIG, TAGS
+from tests.support.exported import TAGS
 from tests.support.local_servers import environment
 
 pytestmark = pytest.mark.integration
@@ -78,26 +74,6 @@ def test_any_container_rate_and_number_of_channels(model: DeviceModel, tmp_path:
         got = [list(one.probabilities.values()) for one in model.tag(path, window=2, hop=1)]
         expected = expected or got
         np.testing.assert_allclose(got, expected, atol=0.05)
-
-
-@pytest.mark.parametrize("rate", [44100, 48000, 22050])
-def test_resampled_recordings_look_as_they_did_in_training(rate: int, tmp_path: Path) -> None:
-    samples = sound(2, rate)
-    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-    heard = torch.from_numpy(np.concatenate(list(waveform(tmp_path / "a.wav", RATE))))
-    config = Features(**CONFIG.model_dump() | {"window_length": 1024, "hop_length": 640, "mel_bands": 64})
-    device, training = log_mel(heard, RATE, config), log_mel(torch.from_numpy(samples), rate, config)
-    # The usual filter alone would leave 0.3 in the upper bands, also on average.
-    assert (device - training)[1:-1].abs().mean(dim=0).max() < 0.05
-
-
-def test_halving_is_the_same_in_any_blocks_and_keeps_what_is_below_half() -> None:
-    time = np.arange(20000) / 32000
-    low, high = np.sin(2 * np.pi * 7800 * time), np.sin(2 * np.pi * 8200 * time)
-    blocks: Iterator[np.ndarray] = iter(np.split((low + high).astype(np.float32), [1, 8, 8, 333, 5000]))
-    halved = np.concatenate(list(_halved(blocks)))
-    assert len(halved) == 10000
-    np.testing.assert_allclose(halved[200:-200], low[::2][200:-200], atol=0.01)
 
 
 def test_memory_is_bounded(model: DeviceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def encoded(samples: np.ndarray, rate: int = RATE, kind: str = "WAV", subtype: s
 
 
 def spectrogram(seed: int) -> list[list[float]]:
-    return log_mel(torch.from_numpy(sound(2, seed=seed)), RATE, CONFIG).tolist()
+    return log_mel(torch.from_numpy(sound(2, seed=seed)), CONFIG).tolist()
 
 
 def windows(model: DeviceModel, content: str, tmp_path: Path) -> list[Clip]:

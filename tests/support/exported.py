@@ -54,7 +54,7 @@ def recordings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return short clips of the embedded data set and their log-mel spectrograms."""
     samples = [scene(0, "test", number).samples[: clip_length(CONFIG)] for number in range(count)]
     clips = torch.from_numpy(np.stack(samples).astype(np.float32))
-    return clips, torch.stack([log_mel(one, CONFIG.sample_rate, CONFIG) for one in clips])
+    return clips, torch.stack([log_mel(one, CONFIG) for one in clips])
 
 
 def normalised(architecture: str, spectrograms: torch.Tensor) -> Tagger:
@@ -114,7 +114,7 @@ def packaged(folder: Path, data: Data) -> None:
 
 def calibrating() -> NDArray[np.float16]:
     """Return log-mel spectrograms to calibrate int8 with."""
-    return np.stack([log_mel(one, CONFIG.sample_rate, CONFIG).numpy() for one in noise(CONFIG, 4)]).astype(np.float16)
+    return np.stack([log_mel(one, CONFIG).numpy() for one in noise(CONFIG, 4)]).astype(np.float16)
 
 
 def write_exported(folder: Path, calibration: NDArray[np.float16]) -> None:

@@ -1,4 +1,7 @@
-"""Resample recordings of any length to the sample rate of a network, in bounded memory."""
+"""Resample recordings to the sample rate of the front-end, in bounded memory.
+
+Training, evaluation, serving and devices all use this module, so that a network gets the same samples everywhere.
+"""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -17,10 +20,6 @@ Samples = NDArray[np.float32]
 def waveform(path: Path, sample_rate: int) -> Iterator[Samples]:
     """Decode a recording block by block, as mono float32 (n,) at a sample rate in Hz.
 
-    Training computes spectra at the recording's own rate, so its bands reach half the sample rate without damping. The
-    usual filter of a resampler starts to damp at nine tenths of that. Therefore soxr resamples to twice the rate, and a
-    steeper filter halves it.
-
     Raises:
         iusp.data.audio.BadAudio: the recording cannot be decoded.
     """
@@ -28,8 +27,34 @@ def waveform(path: Path, sample_rate: int) -> Iterator[Samples]:
         yield from resampled(blocks, rate, sample_rate)
 
 
+def read_clip(path: Path, sample_rate: int, samples: int) -> Samples:
+    """Return the first samples of a recording, mono float32 (samples,), padded with zeros.
+
+    Args:
+        path: WAV, FLAC or OGG file.
+        sample_rate: sample rate of the result in Hz.
+        samples: number of samples to return.
+
+    Raises:
+        iusp.data.audio.BadAudio: the recording cannot be decoded.
+    """
+    clip, filled = np.zeros(samples, np.float32), 0
+    for block in waveform(path, sample_rate):
+        block = block[: samples - filled]
+        clip[filled : filled + len(block)] = block
+        filled += len(block)
+        if filled == samples:
+            break
+    return clip
+
+
 def resampled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterable[Samples]:
-    """Resample mono blocks (n,) from one sample rate in Hz to another, as `waveform` does."""
+    """Resample mono blocks (n,) from one sample rate in Hz to another; the length of the blocks has no effect.
+
+    The usual filter of a resampler attenuates frequencies above nine tenths of half the new rate. A recording made at
+    the new rate contains them, and a network would see the difference. Therefore soxr resamples to twice the rate, and
+    a steeper filter halves it.
+    """
     return blocks if rate == sample_rate else _halved(_doubled(blocks, rate, sample_rate))
 
 
