@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from iusp.data.taxonomy import Taxonomy
+from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.errors import InputError
+from iusp.io.tables import csv_format
 from iusp.io.text import first_names, one_line
 
 SPLITS = ("train", "validate", "test")
 PRESENCE = "_presence"
 # Columns that say where and when a clip was recorded; SONYC-UST has them since version 2.
 PLACE_AND_TIME = ("borough", "block", "latitude", "longitude", "year", "week", "day", "hour")
-# A row that claims every label is an input error, unless there are fewer labels than SONYC-UST's 8 coarse ones: then it
-# may be true.
-JUNK_LABELS = 8
-HEADER_BYTES = 2**16  # a longer first line cannot be a header
+# SONYC-UST has rows that claim every one of its 8 coarse and 29 fine tags; these are input errors. In other data sets,
+# such a row can be true.
+SONYC_UST = read_taxonomy(Path(__file__).with_name("taxonomy.yaml"))
 ROWS = 10_000  # rows that are read as text at a time
 
 Coarse = Literal["from-fine", "as-published"]
@@ -29,8 +29,9 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     """Read and check an annotations CSV in SONYC-UST's format.
 
     The file needs the columns `split` and `audio_filename`, and the `_presence` columns of all coarse or of all fine
-    tags. Without the column `annotator_id`, every row is the agreed truth (annotator 0). Two kinds of rows are dropped:
-    rows that claim every label, and rows that repeat the annotation of a clip by the same annotator. Members of the
+    tags. The separator may be a comma, a semicolon, a tab or a vertical bar; empty rows are ignored. Without the column
+    `annotator_id`, every row is the agreed truth (annotator 0). Two kinds of rows are dropped: rows that repeat the
+    annotation of a clip by the same annotator and, with SONYC-UST's tags, rows that claim every tag. Members of the
     SONYC team (annotator < 0) may have several rows for a clip.
 
     Args:
@@ -47,11 +48,14 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
         InputError: the file cannot be read; a column is missing, unknown or repeated; a value is not allowed; a clip is
             in two splits; or an annotator who is not a member of the SONYC team has two different rows for a clip.
     """
-    annotations = pd.concat([_parsed(path, table, taxonomy) for table in _read_csv(path)])
+    tables = [_parsed(path, table, taxonomy) for table in _read_csv(path) if not table.empty]
+    if not tables:
+        raise InputError(f"{path}: has no annotations; add a row per annotation below the header")
+    annotations = pd.concat(tables)
     duplicate = _duplicates(annotations)
     _check_rows(path, annotations, duplicate)
     presences = annotations.filter(like=PRESENCE)
-    junk = (presences == 1).all(axis=1) & (presences.shape[1] >= JUNK_LABELS) & ~duplicate
+    junk = (presences == 1).all(axis=1) & (taxonomy == SONYC_UST) & ~duplicate
     result = annotations[~(junk | duplicate)].reset_index(drop=True)
     for name, dropped in (("junk_rows", junk), ("duplicate_rows", duplicate)):
         rows = annotations.loc[dropped, ["audio_filename", "annotator_id"]].to_numpy()
@@ -157,18 +161,30 @@ def training_targets(
 
 
 def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a CSV file as tables of text, a part at a time: text takes kilobytes of memory per row."""
+    """Yield the rows of a CSV file that are not empty, as tables of text, a part at a time.
+
+    Text takes kilobytes of memory per row. The index of the first row below the header is the number of lines above the
+    header.
+    """
     try:
-        with path.open("rb") as stream:
-            if len(stream.readline(HEADER_BYTES)) == HEADER_BYTES:  # pandas takes kilobytes per column
-                raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
-        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
+        form = csv_format(path, "audio_filename")
+        with pd.read_csv(
+            path,
+            sep=form.separator,
+            skiprows=form.first_line,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            skip_blank_lines=False,
+            chunksize=ROWS,
+        ) as tables:
             for table in tables:
                 if not isinstance(table.index, pd.RangeIndex):  # pandas uses surplus first cells as an index
                     raise InputError(f"{path}: row 2 has more cells than the header; every row needs a cell per column")
-                if table.empty:
-                    raise InputError(f"{path}: has no annotations; add a row per annotation below the header")
-                yield table
+                table = table.fillna("")
+                table.columns = table.columns.astype(str).str.strip()
+                table.index += form.first_line
+                yield table[(table != "").any(axis=1)]
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{path}: not a readable CSV ({reason}); it must be UTF-8 with commas") from None
@@ -202,7 +218,12 @@ def _check_columns(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> list[
         raise InputError(
             f"{path}: column {first_names(unknown)} is not a tag of the taxonomy; use the taxonomy of this file"
         )
-    lacking = [[f"{tag}{PRESENCE}" for tag in tags if f"{tag}{PRESENCE}" not in table] for tags in (coarse, fine)]
+    # Categories without fine tags need their coarse columns in any case.
+    without_kinds = tuple(tag for category, tag in taxonomy.coarse.items() if not taxonomy.category_tags(category))
+    lacking = [
+        [f"{tag}{PRESENCE}" for tag in tags if f"{tag}{PRESENCE}" not in table]
+        for tags in (coarse, fine + without_kinds)
+    ]
     if all(lacking):
         raise InputError(
             f"{path}: lacks coarse columns ({first_names(lacking[0])}) and fine columns ({first_names(lacking[1])}); "
@@ -238,7 +259,7 @@ def _check_rows(path: Path, annotations: pd.DataFrame, duplicate: "pd.Series[boo
 
 
 def _refuse(path: Path, column: "pd.Series[str]", wrong: "pd.Series[bool]", demand: str) -> None:
-    """Raise an InputError that names the first wrong cell; the header is row 1."""
+    """Raise an InputError that names the first wrong cell by its row in the file."""
     if wrong.any():
         first = int(wrong.to_numpy().argmax())
         raise InputError(
@@ -251,14 +272,18 @@ def _presences(annotations: pd.DataFrame, taxonomy: Taxonomy, coarse: Coarse) ->
     """Return 1, 0 or -1 (int8) per annotation and known tag, coarse before fine."""
     found = annotations.filter(like=PRESENCE)
     found.columns = found.columns.str.removesuffix(PRESENCE)
-    needed = taxonomy.all_fine_tags if coarse == "from-fine" else taxonomy.coarse_tags
+    from_fine = {tag: taxonomy.category_tags(category) for category, tag in taxonomy.coarse.items()}
+    if coarse == "as-published":
+        from_fine = {}
+    # A category without fine tags has its coarse column only.
+    needed = [part for tag in taxonomy.coarse_tags for part in from_fine.get(tag) or [tag]]
     if missing := [tag for tag in needed if tag not in found]:
         kind, other = ("fine", "as-published") if coarse == "from-fine" else ("coarse", "from-fine")
         raise InputError(
             f"the annotations lack the {kind} columns {first_names(missing)}, which coarse: {coarse} needs; "
             f"choose coarse: {other} (dataset.coarse in params.yaml, --coarse of iusp score)"
         )
-    if coarse == "from-fine":
-        for category, tag in taxonomy.coarse.items():
-            found[tag] = found[list(taxonomy.category_tags(category))].max(axis=1)
+    for tag, kinds in from_fine.items():
+        if kinds:
+            found[tag] = found[list(kinds)].max(axis=1)
     return found[[tag for tag in taxonomy.coarse_tags + taxonomy.all_fine_tags if tag in found]]

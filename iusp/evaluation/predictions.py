@@ -15,6 +15,7 @@ from iusp.data.taxonomy import Taxonomy
 from iusp.errors import InputError
 from iusp.evaluation.metrics import Level, level_tags, paired_difference, score
 from iusp.io.files import atomic
+from iusp.io.tables import csv_format
 
 CLIP = "audio_filename"
 
@@ -238,16 +239,18 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             shorter or longer than the header.
     """
     try:
+        form = csv_format(path, CLIP)
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            rows = [(reader.line_num, cells) for cells in reader if cells]
+            reader = csv.reader(stream, delimiter=form.separator, skipinitialspace=True)
+            lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+        rows = lines[form.first_line :]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a predictions CSV") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: is not a CSV file ({error}); it must be UTF-8 text with commas") from None
     if len(rows) < 2:
         raise InputError(f"{path}: has no predictions; write a header and one row per clip")
-    header = rows[0][1]
+    header = [name.strip() for name in rows[0][1]]
     if CLIP not in header:
         raise InputError(f"{path}: lacks the column {CLIP}; the first line must name it and the tags")
     seen: set[str] = set()
@@ -262,7 +265,14 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             raise InputError(
                 f"{path}: line {line} has {len(cells)} cells, but the header has {len(header)}; correct it"
             )
-    return header, rows[1:]
+    if form.separator == ",":
+        return header, rows[1:]
+    # Such files have a decimal comma, but file names may contain commas, too.
+    place = header.index(CLIP)
+    return header, [
+        (line, [cell if at == place else cell.replace(",", ".") for at, cell in enumerate(cells)])
+        for line, cells in rows[1:]
+    ]
 
 
 def _number(cell: str) -> float:

@@ -1,6 +1,10 @@
-"""Parquet tables that one step writes and a later step reads."""
+"""Tables: Parquet files that one step writes and a later step reads, and the CSV files of other people's programs."""
 
+import codecs
+import csv
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +13,49 @@ import pyarrow.parquet as pq
 
 from iusp.errors import InputError
 from iusp.io import files
+
+HEADER_BYTES = 2**16  # a longer first line cannot be a header; pandas takes kilobytes of memory per column
+SEPARATORS = (",", ";", "\t", "|")
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How a CSV file is written.
+
+    Attributes:
+        separator: character between two cells.
+        first_line: number of lines before the header: 1 if the file starts with a line such as `sep=;`, else 0.
+    """
+
+    separator: str
+    first_line: int
+
+
+def csv_format(path: Path, column: str) -> CsvFormat:
+    """Find out how a CSV file is written: spreadsheets write semicolons where the decimal sign is a comma.
+
+    Args:
+        path: the CSV file.
+        column: name of a column that the header must have. If no separator yields it, the separator is a comma.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is UTF-16 text, or the first lines are too long or not UTF-8.
+    """
+    with path.open("rb") as stream:
+        lines = [stream.readline(HEADER_BYTES) for _ in range(2)]
+    if lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16 text")
+    if len(lines[0]) == HEADER_BYTES:
+        raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
+    first = lines[0].decode("utf-8-sig").rstrip("\r\n")
+    if stated := re.fullmatch(r'"?sep=(.)"?[,;\t|]*', first):
+        return CsvFormat(stated[1], 1)
+    for separator in SEPARATORS:
+        cells = next(csv.reader([first], delimiter=separator), [])
+        if column in (cell.strip() for cell in cells):
+            return CsvFormat(separator, 0)
+    return CsvFormat(",", 0)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -105,6 +105,69 @@ def test_with_few_labels_a_clip_may_have_them_all(tmp_path):
     assert len(frame) == 1
 
 
+def test_all_sounds_of_another_vocabulary_may_be_in_a_clip(tmp_path):
+    taxonomy = Taxonomy(
+        coarse={str(n): f"{n}_thing" for n in range(1, 21)},
+        fine={str(n): (f"{n}-1_kind",) for n in range(1, 21)},
+        uncertain={},
+    )
+    tags = taxonomy.coarse_tags + taxonomy.all_fine_tags
+    rows = [{"split": "train", "audio_filename": "a.wav"} | {f"{tag}_presence": 1 for tag in tags}]
+    frame = read_annotations(write(tmp_path, rows), taxonomy)
+    assert len(frame) == 1
+    assert frame.attrs["junk_rows"] == []
+
+
+def test_a_category_may_have_no_fine_tags(tmp_path):
+    mixed = Taxonomy({"1": "1_engine", "2": "2_dog"}, {"1": ("1-1_small", "1-2_large"), "2": ()}, {})
+    rows = [row(tags="1-2"), row("b.wav", tags="2"), row("c.wav")]
+    frame = read_annotations(
+        write(tmp_path, rows, ["1_engine_presence", "1-X_other_presence", "2-1_bark_presence"]), mixed
+    )
+    found = derive_labels(frame, mixed, "any", "from-fine").set_index("audio_filename")
+    assert found["1_engine"].tolist() == [1, 0, 0]
+    assert found["2_dog"].tolist() == [0, 1, 0]
+    with pytest.raises(InputError, match=r"lacks coarse columns .1_engine_presence.* and fine columns .2_dog_presence"):
+        read_annotations(
+            write(tmp_path, rows, ["1_engine_presence", "2_dog_presence", "1-X_other_presence", "2-1_bark_presence"]),
+            mixed,
+        )
+
+
+def test_no_category_needs_fine_tags(tmp_path):
+    flat = Taxonomy({"1": "1_engine", "2": "2_dog"}, {"1": (), "2": ()}, {})
+    fine = [name for name in row() if "-" in name and name.endswith("_presence")]
+    frame = read_annotations(write(tmp_path, [row(tags="2"), row("b.wav", tags="1")], fine), flat)
+    found = derive_labels(frame, flat, "any", "from-fine")
+    assert found[["1_engine", "2_dog"]].to_numpy().tolist() == [[0, 1], [1, 0]]
+    targets, mask, names = training_targets(found, flat, "both")
+    assert names == ["1_engine", "2_dog"]
+    assert mask.all()
+    assert targets.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("first", ["", "sep={}\n", "sep={}{}{}\n"])
+@pytest.mark.parametrize("end", ["", "{0}{0}{0}{0}{0}{0}{0}{0}\n\n{0}\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_as_spreadsheets_write_them(tmp_path, separator, first, end, encoding):
+    rows = [row(name="Bahnhof, Gleis 1; größer|kleiner.wav", tags="1-1"), row("b.wav", tags="2-1", annotator=4)]
+    frame = read_annotations(write(tmp_path, rows), SMALL)
+    text = pd.DataFrame(rows).to_csv(sep=separator, index=False)
+    path = tmp_path / "other.csv"
+    path.write_text(first.format(*separator * 3) + text + end.format(separator), encoding=encoding)
+    pd.testing.assert_frame_equal(read_annotations(path, SMALL), frame)
+
+
+def test_errors_name_the_row_of_the_file(tmp_path):
+    path = tmp_path / "annotations.csv"
+    rows = [row(), row("b.wav") | {"2_dog_presence": 2}]
+    header, *lines = pd.DataFrame(rows).to_csv(sep=";", index=False).splitlines()
+    path.write_text("\n".join(["sep=;", header, lines[0], "", ";;", lines[1]]))
+    with pytest.raises(InputError, match="row 6, column 2_dog_presence: '2' must"):
+        read_annotations(path, SMALL)
+
+
 @pytest.mark.parametrize(
     ("rows", "drop", "message"),
     [
@@ -149,7 +212,8 @@ def test_refuses_a_wrong_table(tmp_path, rows, drop, message):
         (b"split,audio_filename\ntrain,a.wav\ntrain,a.wav,1\n", "not a readable CSV"),
         (b"split,audio_filename\ntrain,a.wav,1\n", "row 2 has more cells"),
         (b"split,audio_filename\n", "has no annotations"),
-        (b"split;audio_filename\ntrain;a.wav\n", "lacks the column split, audio_filename"),
+        (b"split:audio_filename\ntrain:a.wav\n", "lacks the column split, audio_filename"),
+        (b"split;audio_filename\n;\n;\n", "has no annotations"),
     ],
 )
 def test_refuses_a_file_that_is_no_such_csv(tmp_path, content, message):
@@ -312,7 +376,7 @@ class TestSonyc:
         assert frame.groupby("split")["audio_filename"].nunique().to_dict() == {"train": 2351, "validate": 443}
 
     def test_positives_with_the_junk_row(self, monkeypatch):
-        monkeypatch.setattr(labels, "JUNK_LABELS", 38)
+        monkeypatch.setattr(labels, "SONYC_UST", None)
         assert self.positives("from-fine") == (self.TRAIN, self.VALIDATE)
         train, validate = list(self.TRAIN), list(self.VALIDATE)
         train[1], validate[1] = 848, 88

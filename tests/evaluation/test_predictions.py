@@ -57,6 +57,18 @@ def test_float32_scores_keep_their_value(path):
     np.testing.assert_array_equal(read_predictions(path, TAXONOMY)[COARSE].to_numpy(), scores.astype(float))
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("first", ["", "sep={}\n"])
+def test_reads_other_separators_and_decimal_commas(path, separator, first):
+    table = pd.DataFrame(random_scores(COARSE).round(6), columns=COARSE)
+    table.insert(0, "audio_filename", [f"Gleis 1,{clip}" for clip in CLIPS])
+    text = table.to_csv(sep=separator, decimal=",", index=False) + separator * 8 + "\n"
+    path.write_text(first.format(separator) + text)
+    found = read_predictions(path, TAXONOMY)
+    assert list(found.index) == list(table["audio_filename"])
+    np.testing.assert_array_equal(found[COARSE], table[COARSE])
+
+
 def test_missing_column_counts_as_zero(path):
     path.write_text("audio_filename,8_dog\na.wav,0.5\n")
     table = read_predictions(path, TAXONOMY)
