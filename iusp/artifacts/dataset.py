@@ -158,10 +158,20 @@ class DatasetSummary(Artifact):
     """Rows of the annotations that repeat another one."""
     shared_sensors: Examples
     """Sensors with clips in two splits."""
+    shared_clips: Examples
+    """Audio files whose bytes are in two splits."""
+    absent_tags: Examples
+    """Coarse tags that no clip of a split has, as `<split>: <tag>`."""
 
     @classmethod
     def of(
-        cls, source: Source, tables: DatasetTables, dropped: dict[str, list[str]], shared_sensors: list[str]
+        cls,
+        source: Source,
+        tables: DatasetTables,
+        dropped: dict[str, list[str]],
+        shared_sensors: list[str],
+        shared_clips: list[str],
+        absent_tags: list[str],
     ) -> "DatasetSummary":
         """Summarise the tables of a data set.
 
@@ -170,6 +180,8 @@ class DatasetSummary(Artifact):
             tables: the tables.
             dropped: the annotations that were dropped, under `junk_rows` and `duplicate_rows`.
             shared_sensors: sensors that recorded clips of two splits.
+            shared_clips: audio files whose bytes are in two splits.
+            absent_tags: coarse tags that no clip of a split has.
         """
         targets = tables.labels.set_index("split").drop(columns="audio_filename") > 0
         positives = {split: targets.loc[[split]].sum() for split in SPLITS if split in targets.index}
@@ -186,6 +198,8 @@ class DatasetSummary(Artifact):
             junk_rows=Examples.of(dropped["junk_rows"]),
             duplicate_rows=Examples.of(dropped["duplicate_rows"]),
             shared_sensors=Examples.of(shared_sensors),
+            shared_clips=Examples.of(shared_clips),
+            absent_tags=Examples.of(absent_tags),
             digest=tables.digest,
         )
 

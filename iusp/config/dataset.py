@@ -118,6 +118,8 @@ class Dataset(Section):
     """Largest share of quarantined or missing clips; above it, the step fails."""
     shared_sensors: Literal["report", "refuse"]
     """What to do if clips of one sensor are in two splits."""
+    shared_clips: Literal["report", "refuse"]
+    """What to do if the same audio file is in two splits, under any names."""
 
     @property
     def license_of_data(self) -> str | None:

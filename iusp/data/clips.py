@@ -15,7 +15,7 @@ import pandas as pd
 from iusp.data import audio
 from iusp.io import files
 from iusp.io.processes import in_order, worker_pool
-from iusp.io.text import first_names
+from iusp.io.text import first_names, normalised
 from iusp.reporter import Reporter
 
 AUDIO = "audio"
@@ -28,7 +28,6 @@ NO_TRUTH = "not labelled by annotator 0, nor in train by a volunteer"
 NO_ANNOTATION = "not in the annotations"
 
 Item = TypeVar("Item")
-Places = tuple[PurePath, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,9 @@ class Intake:
     """Checks the clips of a data set and takes the good ones over.
 
     Attributes:
-        folder: folder of the data set; a symbolic link must not lead out of it.
+        folder: folder of the data set.
+        own: whether the folder is the user's own, and may contain links to other places. Links in a folder that was
+            fetched must not lead out of it.
         target: folder that gets the good clips.
         link: whether `target` may share its bytes with `folder` by hard links, because `folder` is temporary.
         min_seconds: shortest duration of a good clip.
@@ -77,6 +78,7 @@ class Intake:
     """
 
     folder: Path
+    own: bool
     target: Path
     link: bool
     min_seconds: float
@@ -107,7 +109,10 @@ class Intake:
         """Check one clip and, if it is good, bring it into the target folder."""
         try:
             source = self._source(clip)
-            audio.check_inside(source, self.folder)
+            if not self.own:
+                audio.check_inside(source, self.folder)
+            elif not source.exists():
+                raise audio.BadAudio("a broken link")
             probe = audio.probe(source, self.min_seconds, self.max_seconds)
         except audio.BadAudio as error:
             return Finding(str(error))
@@ -137,31 +142,30 @@ class Intake:
         return clip.paths[0]
 
 
-def match(table: pd.DataFrame, audio_files: Iterable[tuple[PurePath, str]]) -> tuple[list[Places], list[str]]:
-    """Match annotated clips with audio files by name.
+def match(table: pd.DataFrame, audio_files: Iterable[PurePath]) -> tuple[list[tuple[PurePath, ...]], list[str]]:
+    """Match annotated clips with audio files by name, in whatever Unicode form the names are.
 
     Args:
-        table: one row per clip, with its `audio_filename` and `split`.
-        audio_files: folder, relative to the data set's, and name of every audio file.
+        table: one row per clip, with its `audio_filename` (in Unicode form C) and `split`.
+        audio_files: path of every audio file, relative to the data set's folder.
 
     Returns:
-        The folders of each clip's files: those below `audio/` or below the folder of its split. And the sorted paths of
-        all files that belong to no clip.
+        The files of each clip: those below `audio/` or below the folder of its split. And the sorted paths of all files
+        that belong to no clip.
     """
-    found: dict[str, Places] = {}
-    for place, name in audio_files:
-        found[name] = (*found.get(name, ()), place)
-    places = []
+    found: dict[str, tuple[PurePath, ...]] = {}
+    for path in audio_files:
+        name = normalised(path.name)
+        found[name] = (*found.get(name, ()), path)
+    matched = []
     for name, split in zip(table["audio_filename"], table["split"], strict=True):
         everywhere = found.pop(name, ())
-        places.append(tuple(place for place in everywhere if place.parts[0] in (AUDIO, split)))
-        if elsewhere := tuple(place for place in everywhere if place not in places[-1]):
+        matched.append(tuple(path for path in everywhere if path.parts[0] in (AUDIO, split)))
+        if elsewhere := tuple(path for path in everywhere if path not in matched[-1]):
             found[name] = elsewhere
     # File names are bytes; the table of unmatched files is UTF-8.
-    strays = [
-        os.fsencode(place / name).decode(errors="backslashreplace") for name, left in found.items() for place in left
-    ]
-    return places, sorted(strays)
+    strays = [os.fsencode(path).decode(errors="backslashreplace") for paths in found.values() for path in paths]
+    return matched, sorted(strays)
 
 
 def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

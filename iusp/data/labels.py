@@ -11,7 +11,7 @@ import pandas as pd
 from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.errors import InputError
 from iusp.io.tables import csv_format
-from iusp.io.text import first_names, one_line
+from iusp.io.text import first_names, normalised, one_line
 
 SPLITS = ("train", "validate", "test")
 PRESENCE = "_presence"
@@ -182,7 +182,7 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
                 if not isinstance(table.index, pd.RangeIndex):  # pandas uses surplus first cells as an index
                     raise InputError(f"{path}: row 2 has more cells than the header; every row needs a cell per column")
                 table = table.fillna("")
-                table.columns = table.columns.astype(str).str.strip()
+                table.columns = table.columns.astype(str).str.strip().map(normalised)
                 table.index += form.first_line
                 yield table[(table != "").any(axis=1)]
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
@@ -198,7 +198,7 @@ def _parsed(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame
         {
             "split": table["split"],
             "sensor_id": table.get("sensor_id", ""),
-            "audio_filename": table["audio_filename"],
+            "audio_filename": table["audio_filename"].map(normalised),
             "annotator_id": _whole_numbers(path, annotators, -(2**31), 2**31),
             **{name: table[name] for name in PLACE_AND_TIME if name in table},
             **{name: _whole_numbers(path, table[name], -1, 1).astype("int8") for name in columns},

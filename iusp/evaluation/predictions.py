@@ -16,6 +16,7 @@ from iusp.errors import InputError
 from iusp.evaluation.metrics import Level, level_tags, paired_difference, score
 from iusp.io.files import atomic
 from iusp.io.tables import csv_format
+from iusp.io.text import normalised
 
 CLIP = "audio_filename"
 
@@ -59,7 +60,7 @@ def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     scores = np.zeros((len(rows), len(tags)))
     for row, (line, cells) in enumerate(rows):
         named = dict(zip(header, cells, strict=True))
-        clip = named.pop(CLIP)
+        clip = normalised(named.pop(CLIP))
         if clip in lines:
             raise InputError(f"{path}: line {line} repeats the clip {clip} of line {lines[clip]}; keep one of them")
         lines[clip] = line
@@ -250,7 +251,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise InputError(f"{path}: is not a CSV file ({error}); it must be UTF-8 text with commas") from None
     if len(rows) < 2:
         raise InputError(f"{path}: has no predictions; write a header and one row per clip")
-    header = [name.strip() for name in rows[0][1]]
+    header = [normalised(name.strip()) for name in rows[0][1]]
     if CLIP not in header:
         raise InputError(f"{path}: lacks the column {CLIP}; the first line must name it and the tags")
     seen: set[str] = set()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -24,6 +25,11 @@ def one_line(value: object, limit: int | None = None) -> str:
         limit: largest number of characters to return; None for all.
     """
     return " ".join(str(value).split())[:limit]
+
+
+def normalised(text: str) -> str:
+    """Return a name in Unicode form C; file systems and programs write the same name in several forms."""
+    return unicodedata.normalize("NFC", text)
 
 
 def first_names(names: Iterable[str], total: int | None = None, limit: int = 3) -> str:

@@ -24,12 +24,12 @@ def find_source(config: Dataset, workers: int = cpu_count()) -> Source:
     """
     # boto3 and requests are slow to import, so only their users import them.
     if config.source == "folder":
-        return LocalFolder.open(Path(config.path))
+        return LocalFolder.open(Path(config.path), own=True)
     if config.source == "sonyc-ust":
         from iusp.sources.sonyc_ust import open_record
 
         kept = config.sonyc_ust.folder
-        return LocalFolder.open(kept) if kept and kept.exists() else open_record(config.sonyc_ust)
+        return LocalFolder.open(kept, own=False) if kept and kept.exists() else open_record(config.sonyc_ust)
     if config.source == "s3" and config.s3:
         from iusp.io.s3 import connect, list_folder
 

@@ -28,43 +28,54 @@ class LocalFolder:
         path: the folder.
         annotations: the annotations CSV.
         taxonomy: the taxonomy YAML.
+        own: whether the folder is the user's own; its links are then followed wherever they lead.
     """
 
     path: Path
     annotations: Path
     taxonomy: Path
+    own: bool
 
     @classmethod
-    def open(cls, path: Path) -> "LocalFolder":
+    def open(cls, path: Path, own: bool) -> "LocalFolder":
         """Find the tables of a folder.
+
+        Args:
+            path: the folder.
+            own: whether it is the user's own, not one that was fetched.
 
         Raises:
             InputError: the folder or one of its tables is missing, or there are several tables to choose from.
         """
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; set dataset.path to one in SONYC-UST's format")
-        return cls(path, find_annotations(path), _find_taxonomy(path))
+        return cls(path, find_annotations(path), _find_taxonomy(path), own)
 
     @property
     def identity(self) -> Iterator[object]:
         """Path, size and modification time of every file."""
-        audio = (self.path / place / name for place, name in self.audio_files())
+        audio = (self.path / path for path in self.audio_files())
         for path in chain((self.annotations, self.taxonomy), audio):
-            status = path.lstat()
+            status = path.stat() if self.own and path.exists() else path.lstat()
             yield str(path), status.st_size, status.st_mtime_ns
 
     def fetch(self, folder: Path, reporter: Reporter) -> Path:
         """Return the folder itself: nothing needs to be fetched."""
         return self.path
 
-    def audio_files(self) -> Iterator[tuple[PurePath, str]]:
-        """Yield folder (relative to `path`) and name of every file in `audio/` and in the folders of the splits."""
+    def audio_files(self) -> Iterator[PurePath]:
+        """Yield the path, relative to `path`, of every file in `audio/` and in the folders of the splits."""
+        seen: set[str] = set()
         for top in AUDIO_FOLDERS:
-            for path, folders, names in os.walk(self.path / top):
+            for place, folders, names in os.walk(self.path / top, followlinks=self.own):
+                # Two links may lead to the same folder, and a link may lead to a folder above it.
+                if (real := os.path.realpath(place)) in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
                 folders.sort()
-                place = Path(path).relative_to(self.path)
                 for name in sorted(names):
-                    yield place, name
+                    yield Path(place, name).relative_to(self.path)
 
     def check_apart(self, *outputs: Path) -> None:
         """Refuse outputs whose replacement would delete recordings, or that would be read as recordings.
@@ -102,8 +113,8 @@ def find_annotations(folder: Path) -> Path:
 
 
 def _has_clips(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return b"audio_filename" in stream.readline(HEADER_BYTES)
+    with path.open("rb") as stream:  # the first line may be one such as `sep=;`
+        return b"audio_filename" in stream.readline(HEADER_BYTES) + stream.readline(HEADER_BYTES)
 
 
 def _find_taxonomy(folder: Path) -> Path:

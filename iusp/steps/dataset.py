@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 from joblib import cpu_count
@@ -11,9 +11,9 @@ from joblib import cpu_count
 from iusp.artifacts.dataset import DatasetFolder, DatasetSummary, DatasetTables, write_reasons
 from iusp.artifacts.dataset import Source as Origin
 from iusp.config.dataset import Dataset
-from iusp.data.clips import NO_FILE, NO_TRUTH, Clip, Intake, Places, match
-from iusp.data.labels import PLACE_AND_TIME, derive_labels, read_annotations
-from iusp.data.taxonomy import read_taxonomy
+from iusp.data.clips import NO_FILE, NO_TRUTH, Clip, Intake, match
+from iusp.data.labels import PLACE_AND_TIME, SPLITS, derive_labels, read_annotations
+from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.errors import InputError
 from iusp.io import files
 from iusp.io.text import first_names
@@ -51,13 +51,13 @@ def run(
         source.check_apart(output, recordings)
     key = work_key(config, source)
     with files.work_folder(output, key) as work, files.work_folder(recordings, key) as audio_work:
-        data = LocalFolder.open(source.fetch(work / "source", reporter))
+        data = LocalFolder.open(source.fetch(work / "source", reporter), own=config.source == "folder")
         clips, labels, dropped = _read_annotations(config, data)
         shared_sensors = _shared_sensors(config, clips, data)
-        places, strays = match(clips, data.audio_files())
+        paths, strays = match(clips, data.audio_files())
         is_temporary = data.path.is_relative_to(work)
-        intake = Intake(data.path, audio_work, is_temporary, config.min_seconds, config.max_seconds)
-        named = _named(clips, places, data.path, labels)
+        intake = Intake(data.path, data.own, audio_work, is_temporary, config.min_seconds, config.max_seconds)
+        named = _named(clips, paths, data.path, labels)
         clips = clips.join(intake.run(named, len(clips), reporter, workers))
         test_is_missing = _test_is_missing(clips, strays)
         checked = clips[clips["split"] != "test"] if test_is_missing else clips
@@ -65,8 +65,10 @@ def run(
         tables = DatasetTables.divide(clips, labels, strays)
         if tables.index.empty:
             raise InputError(f"{data.annotations}: no clip has both audio and ground truth; record or label some")
+        shared_clips = _shared_clips(config, tables.index, data)
+        absent = _absent_tags(tables.labels, read_taxonomy(data.taxonomy), data)
         origin = Origin(name=config.source_name, generated=config.source == "embedded", license=config.license_of_data)
-        summary = DatasetSummary.of(origin, tables, dropped, shared_sensors)
+        summary = DatasetSummary.of(origin, tables, dropped, shared_sensors, shared_clips, absent)
         DatasetFolder(work).write(tables, summary, data.annotations, data.taxonomy)
         if is_temporary:
             shutil.rmtree(work / "source")
@@ -106,11 +108,40 @@ def _shared_sensors(config: Dataset, clips: pd.DataFrame, data: LocalFolder) -> 
     return shared
 
 
-def _named(clips: pd.DataFrame, places: list[Places], folder: Path, labels: pd.DataFrame) -> Iterator[Clip]:
+def _shared_clips(config: Dataset, index: pd.DataFrame, data: LocalFolder) -> list[str]:
+    """Return the audio files whose bytes are in two splits; refuse them if the settings say so."""
+    splits = index.groupby("sha256")["split"].nunique()
+    several = index[index["sha256"].isin(splits.index[splits > 1])]
+    names = several["split"] + "/" + several["audio_filename"]
+    shared = sorted(" = ".join(group) for _, group in names.groupby(several["sha256"]))
+    if shared and config.shared_clips == "refuse":
+        raise InputError(
+            f"{data.path}: the same audio is in two splits: {first_names(shared)}; keep each in one split, or set "
+            "dataset.shared_clips: report"
+        )
+    return shared
+
+
+def _absent_tags(labels: pd.DataFrame, taxonomy: Taxonomy, data: LocalFolder) -> list[str]:
+    """Return the coarse tags that no clip of a split has; refuse a validate split without any tag."""
+    present = labels.groupby("split")[list(taxonomy.coarse_tags)].max() > 0
+    if "validate" in present.index and not present.loc["validate"].any():
+        raise InputError(
+            f"{data.annotations}: no clip of validate has a tag, so that no epoch is better than another; move clips "
+            "with tags to validate"
+        )
+    return [
+        f"{split}: {tag}" for split in SPLITS if split in present.index for tag in present if not present[tag][split]
+    ]
+
+
+def _named(
+    clips: pd.DataFrame, paths: list[tuple[PurePath, ...]], folder: Path, labels: pd.DataFrame
+) -> Iterator[Clip]:
     """Yield each clip with the paths of its files."""
     labelled = clips["audio_filename"].isin(labels["audio_filename"])
-    for name, folders, has_truth in zip(clips["audio_filename"], places, labelled, strict=True):
-        yield Clip(name, tuple(folder / place / name for place in folders), has_truth)
+    for name, files_of_clip, has_truth in zip(clips["audio_filename"], paths, labelled, strict=True):
+        yield Clip(name, tuple(folder / path for path in files_of_clip), has_truth)
 
 
 def _test_is_missing(clips: pd.DataFrame, strays: list[str]) -> bool:

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,9 @@ def test_the_summary(ingested):
     }
     for kind in ("quarantined", "missing", "unannotated", "without_truth", "junk_rows", "duplicate_rows"):
         assert getattr(summary, kind) == Examples(count=0, names=[])
-    assert summary.shared_sensors == Examples(count=0, names=[])
+    assert summary.shared_sensors == summary.shared_clips == Examples(count=0, names=[])
+    assert summary.absent_tags.count == 7 + 7 + 7
+    assert summary.absent_tags.names[:2] == ["train: 2_machinery-impact", "train: 3_non-machinery-impact"]
     assert {path.name for path in output.iterdir()} == {
         *("annotations.csv", "taxonomy.yaml", "index.parquet", "labels.parquet"),
         *("quarantine.csv", "unmatched.csv", "dataset.json"),
@@ -150,7 +153,7 @@ def damaged(tmp_path_factory):
     soundfile.write(audio / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     for secret in (folder.parent / "secret.wav", folder / "secret.wav"):
         shutil.copy(audio / "good.wav", secret)
-    (audio / "link.wav").symlink_to(folder.parent / "secret.wav")
+    (audio / "link.wav").symlink_to(folder.parent / "nowhere.wav")
     return folder
 
 
@@ -173,7 +176,7 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
         "short.wav": "0.0125 s long",
         "long.wav": "61 s long",
         "nan.wav": "8000 of 8000 frames are NaN, infinite or far too loud",
-        "link.wav": "a link that leads out of the data set's folder",
+        "link.wav": "a broken link",
         "double.wav": "several files of this name: audio/deep/double.wav, audio/double.wav",
         **dict.fromkeys(("../secret.wav", "/etc/passwd", "train/own.wav", ".."), "not a plain file name"),
     }
@@ -220,7 +223,7 @@ def test_nothing_usable_is_refused(tmp_path, only):
 
 
 def test_sensors_that_cross_splits(tmp_path):
-    rows = [row("a.wav", sensor=3), row("b.wav", "validate", 0, sensor=3), row("c.wav", "test", 0, sensor=4)]
+    rows = [row("a.wav", sensor=3), row("b.wav", "validate", 0, 3, ["1-1"]), row("c.wav", "test", 0, sensor=4)]
     folder = make(tmp_path / "data", rows)
     with pytest.raises(InputError, match="sensors with clips in two splits: 3; move"):
         ingest(config(folder, shared_sensors="refuse"), tmp_path / "out", workers=1)
@@ -229,13 +232,109 @@ def test_sensors_that_cross_splits(tmp_path):
 
 
 def test_unknown_sensors_are_not_shared(tmp_path):
-    folder = make(tmp_path / "data", [row("a.wav", sensor=""), row("b.wav", "validate", 0, sensor="")])
+    folder = make(tmp_path / "data", [row("a.wav", sensor=""), row("b.wav", "validate", 0, "", ["1-1"])])
     refusing = config(folder, shared_sensors="refuse")
     assert ingest(refusing, tmp_path / "out", workers=1).shared_sensors.count == 0
 
 
+def test_the_same_audio_in_two_splits(tmp_path):
+    rows = [row("a.wav"), row("b.wav", "validate", 0, heard=["1-1"]), row("c.wav", "test", 0), row("d.wav")]
+    folder = make(tmp_path / "data", rows)
+    shutil.copy(folder / "audio/a.wav", folder / "audio/c.wav")
+    shutil.copy(folder / "audio/a.wav", folder / "audio/d.wav")
+    with pytest.raises(
+        InputError, match=r"same audio is in two splits: test/c\.wav = train/a\.wav = train/d\.wav; keep"
+    ):
+        ingest(config(folder, shared_clips="refuse"), tmp_path / "out", workers=1)
+    summary = ingest(config(folder), tmp_path / "out", workers=1)
+    assert summary.shared_clips == Examples(count=1, names=["test/c.wav = train/a.wav = train/d.wav"])
+    assert "shared clips: test/c.wav = train/a.wav = train/d.wav" in summary.notes
+
+
+def test_a_validate_split_without_any_tag_is_refused(tmp_path):
+    folder = make(
+        tmp_path / "data", [row("a.wav", heard=["1-1"]), row("b.wav", "validate", 0), row("c.wav", "test", 0)]
+    )
+    with pytest.raises(InputError, match=r"annotations\.csv: no clip of validate has a tag, .*; move clips with tags"):
+        ingest(config(folder), tmp_path / "out", workers=1)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A folder without links, and what the step makes of it."""
+    rows = [*(row(f"clip{number}.wav") for number in range(4)), row("v.wav", "validate", 0, heard=["1-1"])]
+    folder = make(tmp_path / "plain/data", rows, [*(f"audio/deep/clip{n}.wav" for n in range(4)), "audio/v.wav"])
+    ingest(config(folder), tmp_path / "plain/out")
+    return folder, tmp_path / "plain/out"
+
+
+def test_every_file_may_be_a_link(plain, tmp_path):
+    folder, expected = plain
+    linked = shutil.copytree(folder, tmp_path / "linked")
+    for path in filter(lambda path: path.is_file(), sorted(linked.rglob("*"))):
+        cached = tmp_path / "cache" / files.sha256(path)
+        cached.parent.mkdir(exist_ok=True)
+        shutil.move(path, cached)
+        path.symlink_to(cached)
+    ingest(config(linked), tmp_path / "out")
+    assert outcome(tmp_path / "out", recordings(tmp_path / "out")) == outcome(expected, recordings(expected))
+    assert not any(path.is_symlink() for path in recordings(tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("place", ["audio", "audio/deep", "."])
+def test_every_folder_may_be_a_link(plain, tmp_path, place):
+    folder, expected = plain
+    linked = shutil.copytree(folder, tmp_path / "linked")
+    shutil.move(linked / place, tmp_path / "other-disk")
+    (linked / place).symlink_to(tmp_path / "other-disk")
+    ingest(config(linked), tmp_path / "out")
+    assert outcome(tmp_path / "out", recordings(tmp_path / "out")) == outcome(expected, recordings(expected))
+
+
+def test_links_in_a_circle_and_links_to_the_same_folder(plain, tmp_path):
+    folder, expected = plain
+    (folder / "audio/deep/up").symlink_to(folder / "audio")
+    (folder / "audio/again").symlink_to(folder / "audio/deep")
+    (folder / "audio/deep/itself").symlink_to("itself")
+    ingest(config(folder), tmp_path / "out")
+    assert tree(recordings(tmp_path / "out")) == tree(recordings(expected))
+    assert reasons(tmp_path / "out/unmatched.csv") == {"audio/again/itself": NO_ANNOTATION}
+
+
+def test_a_change_behind_a_link_is_a_change(plain):
+    folder, _ = plain
+    settings = config(folder)
+    path = folder / "audio/v.wav"
+    shutil.move(path, folder.parent / "v.wav")
+    path.symlink_to(folder.parent / "v.wav")
+    before = source_version(settings)
+    assert source_version(settings) == before
+    (folder.parent / "v.wav").write_bytes(path.read_bytes() + bytes(2))
+    assert source_version(settings) != before
+
+
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_match_in_every_unicode_form(tmp_path, in_table, on_disk):
+    names = ["Straße größer.wav", "café.wav", "한국.wav"]
+    rows = [row(unicodedata.normalize(in_table, name)) for name in names]
+    folder = make(tmp_path / "data", rows, [f"audio/{unicodedata.normalize(on_disk, name)}" for name in names])
+    summary = ingest(config(folder), tmp_path / "out")
+    assert summary.clips["train"] == 3
+    index = pd.read_parquet(tmp_path / "out/index.parquet")
+    assert set(index["audio_filename"]) == {unicodedata.normalize("NFC", name) for name in names}
+
+
+def test_two_files_of_one_name_in_two_unicode_forms(tmp_path):
+    forms = [unicodedata.normalize(form, "café.wav") for form in ("NFC", "NFD")]
+    folder = make(
+        tmp_path / "data", [row(forms[0]), row("b.wav")], [*(f"audio/{name}" for name in forms), "audio/b.wav"]
+    )
+    ingest(config(folder, max_bad_share=0.5), tmp_path / "out")
+    assert reasons(tmp_path / "out/quarantine.csv")[forms[0]].startswith("several files of this name")
+
+
 def test_the_annotations_may_have_another_name(source, tmp_path):
-    (tmp_path / "annotations-dev.csv").write_text("split,audio_filename\n")
+    (tmp_path / "annotations-dev.csv").write_text("sep=;\nsplit;audio_filename\n")
     (tmp_path / "sources.csv").write_text("clip,licence\n")
     assert find_annotations(tmp_path).name == "annotations-dev.csv"
     (tmp_path / "more.csv").write_text("audio_filename\n")
