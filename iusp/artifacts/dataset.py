@@ -297,12 +297,12 @@ class DatasetFolder:
         summary.write(self.summary_file)
 
     def read_index(self) -> pd.DataFrame:
-        """Read name, split and checksum of every clip.
+        """Read name, split, checksum, duration and sample rate of every clip.
 
         Raises:
             InputError: the index is missing or damaged.
         """
-        return read_table(self.index, "audio_filename", "split", "sha256")
+        return read_table(self.index, "audio_filename", "split", "sha256", "seconds", "sample_rate")
 
 
 def write_reasons(path: Path, clips: pd.DataFrame) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationInfo, field_validator
 from iusp.artifacts.base import Artifact
 from iusp.artifacts.dataset import Count, Source
 from iusp.io.files import read_json, write_json
+from iusp.io.text import first_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 BySeed = Annotated[dict[str, Share], Field(min_length=1)]
@@ -113,6 +114,8 @@ class Metrics(Artifact):
     """Split that was evaluated: `test`, or `validate` where there is no test."""
     clips: Count
     """Number of clips of that split."""
+    absent_tags: list[str]
+    """Coarse tags that no clip of that split has; each counts as 0 in the macro average, as in the challenge."""
     teacher: TeacherResult
     """The teacher."""
     students: Annotated[dict[str, StudentResult], Field(min_length=1)]
@@ -122,6 +125,16 @@ class Metrics(Artifact):
     def networks(self) -> dict[str, TeacherResult | StudentResult]:
         """The teacher, then the students, by name."""
         return {"teacher": self.teacher, **self.students}
+
+    @property
+    def absent_note(self) -> str | None:
+        """One sentence about the tags that no clip has; None if every tag occurs."""
+        if not self.absent_tags:
+            return None
+        return (
+            f"No {self.split} clip has {first_names(self.absent_tags)}. As in the challenge, the AUPRC of such a tag "
+            "counts as 0 in the macro average."
+        )
 
     @property
     def best_student(self) -> str:

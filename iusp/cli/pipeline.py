@@ -241,7 +241,7 @@ def show_results(evaluation: Path, registration: Path) -> None:
     headings = list(rows[0])
     numbers = [heading for heading in headings if heading not in LEFT]
     print_table(title(metrics), headings, [list(row.values()) for row in rows], numbers=numbers)
-    for note in notes(metrics.data):
+    for note in notes(metrics):
         click.echo(note)
     click.echo("ms/clip: the network alone, one thread. seeds: micro AUPRC, mean ± standard deviation over all seeds.")
     click.echo(f"Report: {folder.report}")

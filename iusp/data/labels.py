@@ -48,7 +48,7 @@ def read_annotations(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
         InputError: the file cannot be read; a column is missing, unknown or repeated; a value is not allowed; a clip is
             in two splits; or an annotator who is not a member of the SONYC team has two different rows for a clip.
     """
-    tables = [_parsed(path, table, taxonomy) for table in _read_csv(path) if not table.empty]
+    tables = [_parsed(path, table, taxonomy) for table in read_rows(path) if not table.empty]
     if not tables:
         raise InputError(f"{path}: has no annotations; add a row per annotation below the header")
     annotations = pd.concat(tables)
@@ -160,7 +160,7 @@ def training_targets(
     return labels[names].to_numpy(dtype=np.float32), mask, names
 
 
-def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
+def read_rows(path: Path) -> Iterator[pd.DataFrame]:
     """Yield the rows of a CSV file that are not empty, as tables of text, a part at a time.
 
     Text takes kilobytes of memory per row. The index of the first row below the header is the number of lines above the

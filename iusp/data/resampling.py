@@ -58,6 +58,29 @@ def resampled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterabl
     return blocks if rate == sample_rate else _halved(_doubled(blocks, rate, sample_rate))
 
 
+def windows(blocks: Iterable[NDArray[np.float32]], size: int, step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Cut a recording, given as blocks (n,), into overlapping windows.
+
+    Args:
+        blocks: the recording.
+        size: number of samples of a window.
+        step: number of samples between the starts of two windows.
+
+    Yields:
+        The index of the first sample of a window, and its samples (size,). The last window is shorter if the recording
+        ends in it.
+    """
+    pending, start = np.empty(0, np.float32), 0
+    for block in blocks:
+        pending = np.concatenate([pending, block])
+        while len(pending) >= size:
+            yield start, pending[:size]
+            pending, start = pending[step:], start + step
+    # The rest, which no window has covered.
+    if start == 0 or len(pending) > size - step:
+        yield start, pending
+
+
 def _doubled(blocks: Iterable[Samples], rate: int, sample_rate: int) -> Iterator[Samples]:
     stream = soxr.ResampleStream(rate, 2 * sample_rate, 1, dtype="float32")
     for block in blocks:

@@ -12,8 +12,8 @@ from iusp.artifacts.evaluation import NETS, WHOLE
 from iusp.artifacts.metrics import Latencies, NetworkTimes, Times
 from iusp.config.features import Features
 from iusp.data.audio import BadAudio
-from iusp.data.resampling import waveform
-from iusp.device.runtime import open_session, windows
+from iusp.data.resampling import waveform, windows
+from iusp.device.runtime import open_session
 from iusp.errors import InputError
 from iusp.evaluation.cost import milliseconds
 from iusp.features.log_mel import clip_length, log_mel, read_log_mel

@@ -116,6 +116,7 @@ def _card(thresholds: Mapping[str, float], features: Features, facts: CardFacts)
             "teacher": facts.metrics.teacher,
             "data": facts.metrics.data,
             "split": facts.metrics.split,
+            "absent_note": facts.metrics.absent_note,
             "thresholds": thresholds,
             "features": features,
             "samples": clip_length(features),

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from iusp.data.audio import BadAudio, check_samples
-from iusp.data.resampling import resampled, waveform
+from iusp.data.resampling import resampled, waveform, windows
 from iusp.errors import InputError
 from iusp.io.files import sha256
 from iusp.io.text import one_line
@@ -109,29 +109,6 @@ class DeviceModel:
             probabilities=by_tag,
             tags=[tag for tag, value in by_tag.items() if value >= self.thresholds[tag]],
         )
-
-
-def windows(blocks: Iterable[NDArray[np.float32]], size: int, step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Cut a recording, given as blocks (n,), into overlapping windows.
-
-    Args:
-        blocks: the recording.
-        size: number of samples of a window.
-        step: number of samples between the starts of two windows.
-
-    Yields:
-        The index of the first sample of a window, and its samples (size,). The last window is shorter if the recording
-        ends in it.
-    """
-    pending, start = np.empty(0, np.float32), 0
-    for block in blocks:
-        pending = np.concatenate([pending, block])
-        while len(pending) >= size:
-            yield start, pending[:size]
-            pending, start = pending[step:], start + step
-    # The rest, which no window has covered.
-    if start == 0 or len(pending) > size - step:
-        yield start, pending
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

@@ -108,6 +108,12 @@ class Judge:
             classwise=point.classwise,
         )
 
+    @property
+    def absent_tags(self) -> list[str]:
+        """The coarse tags that no evaluated clip has."""
+        truth = self.truth["coarse"]
+        return [tag for column, tag in enumerate(self.taxonomy.coarse_tags) if not truth[:, column].any()]
+
     def micro_auprc(self, scores: Floats) -> float:
         """Return the micro-averaged AUPRC of probabilities (N, K) on the coarse tags."""
         return score(self.truth["coarse"], self.table(scores), self.taxonomy, "coarse").micro_auprc

@@ -37,12 +37,14 @@ class Scores:
         micro_f1: F-score of the summed counts at the smallest threshold ≥ 0.5.
         macro_auprc: mean of `classwise`.
         classwise: category id → AUPRC.
+        absent: ids of the categories that no clip has. The challenge counts their AUPRC as 0.
     """
 
     micro_auprc: float
     micro_f1: float
     macro_auprc: float
     classwise: dict[str, float]
+    absent: list[str]
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,18 @@ def score(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> Sco
     events = _events(truth, scores, taxonomy, level)
     classwise, (thresholds, pooled) = _counts(events, np.ones(len(truth), np.int64))
     areas = [_curve(counts).area for counts in classwise]
+    found = {tag for tag, clips in zip(level_tags(taxonomy, level), truth.T, strict=True) if clips.any()}
+    absent = [
+        category
+        for category, tag in taxonomy.coarse.items()
+        if found.isdisjoint((tag, *taxonomy.category_tags(category)))
+    ]
     return Scores(
         micro_auprc=_curve(pooled).area,
         micro_f1=_f_score(pooled[:, np.searchsorted(thresholds, 0.5)]),
         macro_auprc=float(np.mean(areas)),
         classwise=dict(zip(taxonomy.coarse, areas, strict=True)),
+        absent=absent,
     )
 
 

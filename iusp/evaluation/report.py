@@ -170,8 +170,8 @@ def write_comparison(path: Path, metrics: Metrics, latencies: Latencies) -> None
     rows = list(network_rows(metrics, latencies))
     headings = list(rows[0])
     lines = [f"{title(metrics)}. {provenance(metrics.data)}", ""]
-    if metrics.data.warning:
-        lines += [f"**Warning.** {metrics.data.warning}", ""]
+    for warning in filter(None, (metrics.data.warning, metrics.absent_note)):
+        lines += [f"**Warning.** {warning}", ""]
     lines += [f"| {' | '.join(headings)} |", f"|{'|'.join('---' if name in LEFT else '--:' for name in headings)}|"]
     lines += [f"| {' | '.join(row.values())} |" for row in rows]
     with atomic(path) as temporary:

@@ -68,6 +68,7 @@ def provenance(data: Data) -> str:
     return f"Data: {data.title}, {clips:,} clips, digest {data.digest[:12]}, licence: {licence}."
 
 
-def notes(data: Data) -> list[str]:
-    """Return the lines to show with every model: the source of its data, and a warning if there is one."""
-    return [provenance(data), *([f"Warning: {data.warning}"] if data.warning else [])]
+def notes(metrics: Metrics) -> list[str]:
+    """Return the lines to show below the table: the source of the data, and warnings."""
+    warnings = [warning for warning in (metrics.data.warning, metrics.absent_note) if warning]
+    return [provenance(metrics.data), *(f"Warning: {warning}" for warning in warnings)]

@@ -1,6 +1,7 @@
 """The front-end: from a waveform to log-mel frames."""
 
 import math
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,9 +24,14 @@ def clip_length(config: Features) -> int:
 
 
 def mel_weights(config: Features) -> Tensor:
-    """Return the mel weights, float32 (bins, M), of the FFT bins up to the highest band (HTK scale)."""
+    """Return the mel weights, float32 (bins, M), of the FFT bins up to the highest band (HTK scale).
+
+    A band that is narrower than the distance between two bins may contain none; its weights are 0.
+    """
     size, rate = config.window_length, config.sample_rate
-    filters: Tensor = melscale_fbanks(size // 2 + 1, config.low_hz, config.high_hz, config.mel_bands, rate)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "At least one mel filterbank")  # the features step says so in its own words
+        filters: Tensor = melscale_fbanks(size // 2 + 1, config.low_hz, config.high_hz, config.mel_bands, rate)
     return filters[: math.ceil(config.high_hz * size / rate)]
 
 

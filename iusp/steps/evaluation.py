@@ -158,6 +158,8 @@ def run(config: Evaluation, inputs: Inputs, output: Path, reporter: Reporter) ->
         folder = EvaluationFolder(work)
         evaluated = _predict(networks, judge, folder, reporter)
         metrics = _metrics(networks, judge, dataset, evaluated)
+        if metrics.absent_note:
+            reporter.warning(metrics.absent_note)
         shown = {name: evaluated[network] for name, network in networks.best.items()}
         models = {name: folder.model(networks.best[name]) for name in networks.students}
         for name, model in models.items():
@@ -218,6 +220,7 @@ def _metrics(networks: Networks, judge: Judge, dataset: DatasetFolder, evaluated
         data=Data(**dict(dataset.source), digest=dataset.digest, clips=judge.features.clips),
         split=judge.split,
         clips=judge.features.clips[judge.split],
+        absent_tags=judge.absent_tags,
         teacher=TeacherResult(**dict(_result(evaluated[TEACHER], judge)), sha256=sha256(networks.teacher.weights)),
         students={name: _student(name, seeds, judge, evaluated) for name, seeds in networks.students.items()},
     )

@@ -1,7 +1,7 @@
 """Step 2: compute log-mel features of every clip and pack them into one file per split."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from iusp.artifacts.dataset import DatasetFolder
 from iusp.config.features import Features
 from iusp.data.labels import SPLITS
 from iusp.errors import InputError
-from iusp.features.log_mel import frame_count, read_log_mel
+from iusp.features.log_mel import frame_count, mel_weights, read_log_mel
 from iusp.features.packed import Description, features_digest, open_packed, write_header
 from iusp.io.files import Hashed, atomic, code_digest, digest, sha256, work_folder
 from iusp.io.memory import keep_memory
@@ -71,7 +71,7 @@ class _Plan:
 
     Attributes:
         config: the front-end's settings.
-        index: name, split and checksum of every clip.
+        index: name, split, checksum, duration and sample rate of every clip.
         digest: digest of settings and clips.
     """
 
@@ -88,6 +88,31 @@ class _Plan:
                 f"{folder.index}: has no training clip, but training clips normalise the features; add some"
             )
         return cls(config, index, features_digest(config, zip(index["audio_filename"], index["sha256"], strict=True)))
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        """One line for each property of clips or settings by which something is lost."""
+        config, clips = self.config, len(self.index)
+        lost = self.index["seconds"] - config.clip_seconds > config.hop_length / config.sample_rate
+        if lost.any():
+            yield (
+                f"{lost.sum():,} of {clips:,} clips are longer than features.clip_seconds ({config.clip_seconds:g} s); "
+                "only their start is used. `iusp cut` divides recordings into clips."
+            )
+        rates = self.index["sample_rate"]
+        low = rates < 2 * config.high_hz
+        if low.any():
+            yield (
+                f"{low.sum():,} of {clips:,} clips have a sample rate below {2 * config.high_hz:,g} Hz (the lowest: "
+                f"{rates.min():,} Hz); their bands above half their rate are empty. If most recordings are like this, "
+                "set features.high_hz to half of their rate."
+            )
+        empty = int((mel_weights(config).sum(dim=0) == 0).sum())
+        if empty:
+            yield (
+                f"{empty} of {config.mel_bands} mel bands contain no FFT bin and are always empty. Lower "
+                "features.mel_bands or raise features.window_length."
+            )
 
     def shards(self) -> list[_Shard]:
         size = self.config.clips_per_shard
@@ -121,6 +146,8 @@ def run(
         InputError: a clip changed since the dataset step, or there is no training clip.
     """
     plan = _Plan.read(config, inputs.dataset)
+    for warning in plan.warnings:
+        reporter.warning(warning)
     with work_folder(output, digest([plan.digest, code_digest()])) as folder:
         parts = folder / "parts"
         parts.mkdir(exist_ok=True)
@@ -147,6 +174,8 @@ def extract(
         InputError: a clip changed since the dataset step, or there is no training clip.
     """
     plan = _Plan.read(config, inputs.dataset)
+    for warning in plan.warnings if part.number == 0 else ():
+        reporter.warning(warning)
     with work_folder(output, digest([plan.digest, part.number, part.total, code_digest()])) as folder:
         shards = plan.shards()[part.number :: part.total]
         _compute(plan, shards, inputs.recordings, folder, reporter, workers)

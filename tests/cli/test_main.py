@@ -171,7 +171,7 @@ def test_score_prints_json_and_refuses_in_one_line(tmp_path: Path) -> None:
     scores.to_csv(tmp_path / "predictions.csv", index=False)
     options = ["--annotations", "annotations.csv", "--taxonomy", os.fspath(taxonomy), "--coarse", "as-published"]
     printed = json.loads(iusp("score", "predictions.csv", *options, folder=tmp_path).stdout)
-    assert set(printed) == {"micro_auprc", "micro_f1", "macro_auprc", "classwise"}
+    assert set(printed) == {"micro_auprc", "micro_f1", "macro_auprc", "classwise", "absent"}
     assert printed["micro_f1"] == 1.0
     assert list(printed["classwise"]) == [str(number) for number in range(1, 9)]
     scores.iloc[:1].to_csv(tmp_path / "predictions.csv", index=False)

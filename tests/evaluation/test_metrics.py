@@ -78,6 +78,7 @@ def naive_score(truth, scores, level):
         micro_f1=2 / (1 / precision + 1 / recall) if precision else 0,
         macro_auprc=sum(classwise.values()) / len(classwise),
         classwise=classwise,
+        absent=[category for category, table in tables.items() if not table[min(table)][0] + table[min(table)][2]],
     )
 
 
@@ -172,7 +173,9 @@ def test_perfect_and_useless_scores(level):
 def test_category_without_positives_scores_zero(level):
     truth, scores = random_case(level, clips=30, seed=0)
     truth[:, [tag.startswith("8") for tag in level_tags(TAXONOMY, level)]] = False
-    assert score(truth, scores, TAXONOMY, level).classwise["8"] == 0
+    found = score(truth, scores, TAXONOMY, level)
+    assert found.classwise["8"] == 0
+    assert found.absent == ["8"]
 
 
 @ANY_LEVEL

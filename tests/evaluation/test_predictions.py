@@ -133,6 +133,7 @@ def test_scores_a_file_whatever_its_order(path, annotations, level, coarse):
         "micro_f1": expected.micro_f1,
         "macro_auprc": expected.macro_auprc,
         "classwise": expected.classwise,
+        "absent": expected.absent,
     }
 
 

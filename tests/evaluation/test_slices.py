@@ -88,6 +88,7 @@ def test_the_report_shows_where_the_student_is_weak(data: tuple, tmp_path: Path)
         data=Data(name="recordings", digest="0123", clips={"validate": CLIPS}),
         split="validate",
         clips=CLIPS,
+        absent_tags=["8_dog"],
         teacher=TeacherResult(**dict(network), sha256="0123"),
         students={"small": student_result(network)},
     )
@@ -95,6 +96,7 @@ def test_the_report_shows_where_the_student_is_weak(data: tuple, tmp_path: Path)
     times = NetworkTimes(torch=one, float32=one, int8=one)
     write_report(EvaluationFolder(tmp_path), metrics, {"teacher": times, "small": times}, TAXONOMY, slices)
     report = (tmp_path / "report.html").read_text()
+    assert "No validate clip has 8_dog. As in the challenge, the AUPRC of such a tag counts as 0" in report
     table = report.partition("Where and when small is weak")[2]
     assert "1 of them are too small to be scored (fewer than 20 clips or 20 positive tags)" in table
     # Whose interval lies below 0.8 is in bold, and first.

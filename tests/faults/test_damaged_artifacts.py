@@ -402,7 +402,9 @@ def test_bits_that_flip_in_numbers(folder: Path, tried: Tried) -> None:
         flip(path)
         line = answer(called(*command))
         lost += line == "TAKEN"
-        assert line.startswith(f"iusp: {path}: ") or (path.parent == TEACHER and "other teacher" in line), (path, line)
+        assert line.startswith(f"iusp: {path}: ") or (
+            path.parent == TEACHER and "does not match the current teacher" in line
+        ), (path, line)
         path.write_bytes(wholes[path])
     tried(
         "one bit flipped in the data of a recording, the teacher, a student, knowledge, features",
