@@ -205,8 +205,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     project.write_params(params)
     with pytest.MonkeyPatch.context() as patch:
         # Not all of MLflow's variables: iusp has set some as it was imported.
-        for name in ("MLFLOW_TRACKING_URI", *(name for name in os.environ if name.startswith("IUSP_"))):
+        for name in [name for name in os.environ if name.startswith("IUSP_")]:
             patch.delenv(name, raising=False)
+        # MLflow keeps a connection for each address, so a relative one could lead to the project of an earlier test.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.folder}/mlflow.db")
         patch.chdir(project.folder)
         patch.setattr("iusp.io.processes.ProcessPoolExecutor", Threads)
         for step in (

@@ -221,6 +221,7 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
     chance = random.Random(2020)
     moments = sorted(chance.sample(range(asked), KILLS))
     server, proxy = serve("killed")
+    kills = 0
     for moment in moments:
         before_it_answers = chance.random() < 0.5
 
@@ -234,7 +235,13 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
 
         proxy.requests.clear()
         proxy.fault = fault
-        assert "check MLFLOW_TRACKING_URI" in (line := refused(iusp("registration"))) or "artifact storage" in line
+        done = iusp("registration")
+        if len(proxy.requests) <= moment:  # the kills before had left fewer requests to make
+            assert done.exit_code == 0, done.output
+            (project / "reports/registration.json").unlink()
+            continue
+        kills += 1
+        assert "check MLFLOW_TRACKING_URI" in (line := refused(done)) or "artifact storage" in line
         # The step ended soon: the one request was repeated once, and nothing was asked after that, but for the end of
         # a run.
         assert len(proxy.requests) <= moment + 5
@@ -247,7 +254,8 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
     proxy.fault = lambda key, before: None
     good("registration")
     lost = same(holds(server), expected)
-    tried("MLflow's server killed during registration", KILLS, "fails; when run again, everything is there once", lost)
+    assert kills > KILLS / 2
+    tried("MLflow's server killed during registration", kills, "fails; when run again, everything is there once", lost)
 
 
 def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tried: Tried) -> None:

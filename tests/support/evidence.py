@@ -111,7 +111,7 @@ def evaluated(folder: Path, noise: float) -> None:
     network["coarse"] = {**auprcs, "micro_f1": 0.7, "classwise": {}}
     student = network | {"method": "iusp", "weights": {"iusp": 100.0}, "best_seed": 0, "seeds": {"0": 0.7}}
     student |= {"validate_micro_auprc": {"0": 0.7}, "seeds_mean": 0.7, "seeds_std": 0.0}
-    metrics = {"split": "test", "clips": 8, "teacher": network, "students": {"small": student}}
+    metrics = {"split": "test", "clips": 8, "absent_tags": [], "teacher": network, "students": {"small": student}}
     metrics["data"] = {"name": "embedded", "digest": "data", "clips": {"test": 8}}
     write_json(evaluation / "metrics.json", metrics)
     for name in ("latency.json", "report.html", "plots/one.png"):
