@@ -1,4 +1,4 @@
-"""The commands that score the predictions of any system against annotations."""
+"""The commands on recordings and predictions: cut recordings into clips, score and compare any systems."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from iusp.cli.console import shown_progress
 from iusp.cli.context import load_config
 
 Level = Literal["coarse", "fine"]
@@ -97,3 +98,27 @@ def compare(
     files = predictions, reference, annotations, read_taxonomy(taxonomy)
     result = compare_files(*files, split, level, coarse, settings.resamples, settings.seed)
     click.echo(json.dumps(result, indent=2))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--seconds", type=click.FloatRange(0.1), default=10, show_default=True, help="Length of a clip.")
+def cut(folder: Path, output: Path, seconds: float) -> None:
+    """Cut long recordings into clips.
+
+    FOLDER is a data set in SONYC-UST's format. OUTPUT becomes the same data set with every recording cut into clips of
+    equal length; the last clip of a recording overlaps the one before. Each clip gets all labels of its recording,
+    although a sound may be in another part of it: listen to the clips of validate and test, and correct their labels.
+    Point dataset.path to OUTPUT.
+
+    \b
+    Reads:   FOLDER (annotations CSV, taxonomy YAML, audio)
+    Writes:  OUTPUT
+    Example: iusp cut recordings/hours recordings/clips --seconds 10
+    """
+    from iusp.sources.cut import cut as cut_recordings
+
+    with shown_progress() as reporter:
+        recordings, clips = cut_recordings(folder, output, seconds, reporter)
+    click.echo(f"{output}: {clips:,} clips of {recordings:,} recordings")

@@ -21,6 +21,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         pipeline.registration,
         pipeline.config,
     ),
+    "Recordings": (data.cut,),
     "Results": (pipeline.results, data.score, data.compare),
     "Registry": (registry.models, registry.promote, registry.rollback, registry.history),
     "Device": (device.release, device.fetch, device.tag, device.monitor, device.executorch),

@@ -49,7 +49,13 @@ def test_help_teaches(command: tuple[str, ...]) -> None:
 def test_help_lists_every_command_once_under_a_heading() -> None:
     lines = CliRunner().invoke(main, ["--help"], terminal_width=80).stdout.splitlines()
     headings = [number for number, line in enumerate(lines) if line.rstrip(":") in SECTIONS]
-    assert [lines[number].rstrip(":") for number in headings] == ["Pipeline", "Results", "Registry", "Device"]
+    assert [lines[number].rstrip(":") for number in headings] == [
+        "Pipeline",
+        "Recordings",
+        "Results",
+        "Registry",
+        "Device",
+    ]
     listed = [line.split()[0] for line in lines[headings[0] :] if line.startswith("  ") and not line.startswith("   ")]
     assert sorted(listed) == sorted(COMMANDS)
     assert not [line for line in lines[headings[0] :] if line.endswith("...")], "a first sentence is too long"

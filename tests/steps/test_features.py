@@ -254,6 +254,40 @@ def test_a_split_holds_its_clips_in_order(dataset, packed):
     assert [path.name for path in packed.parent.iterdir()] == ["features"]
 
 
+def test_what_is_lost_is_said(dataset, packed, tmp_path):
+    index = pd.read_parquet(dataset / "index.parquet")
+    said = []
+
+    class Told(Reporter):
+        def warning(self, message):
+            said.append(message)
+
+    def run(name, **changes):
+        said.clear()
+        settings = CONFIG.model_copy(update=changes)
+        features.run(settings, features.Inputs(dataset, dataset / "audio"), tmp_path / name, Told(), workers=1)
+        return [*said]
+
+    longer = (index["seconds"] > 0.5).sum()
+    (line,) = run("default")
+    assert line == (
+        f"{longer} of 11 clips are longer than features.clip_seconds (0.5 s); only their start is used. "
+        "`iusp cut` divides recordings into clips."
+    )
+    assert run("long", clip_seconds=2.0) == []
+    lines = run("high", clip_seconds=2.0, sample_rate=16_000, high_hz=8000.0)
+    assert [line.partition(";")[0] for line in lines] == [
+        "4 of 11 clips have a sample rate below 16,000 Hz (the lowest: 8,000 Hz)"
+    ]
+    lines = run("narrow", clip_seconds=2.0, mel_bands=64)
+    empty = int((melscale_fbanks(65, 50.0, 4000.0, 64, 8000).sum(dim=0) == 0).sum())
+    assert empty
+    assert lines == [
+        f"{empty} of 64 mel bands contain no FFT bin and are always empty. Lower features.mel_bands or raise "
+        "features.window_length."
+    ]
+
+
 def test_statistics_are_of_train_alone(packed):
     opened = read_features(packed)
     frames = opened.log_mel("train").reshape(-1, 16).astype(np.float64)
@@ -513,6 +547,7 @@ def test_digital_silence_is_not_divided_by(tmp_path):
     (data / "audio").mkdir(parents=True)
     soundfile.write(data / "audio" / "s.wav", np.zeros(4000), 8000)
     index = pd.DataFrame({"audio_filename": ["s.wav"], "split": "train", "sha256": sha256(data / "audio" / "s.wav")})
+    index = index.assign(seconds=0.5, sample_rate=8000)
     index.to_parquet(data / "index.parquet", index=False)
     features.run(CONFIG, features.Inputs(data, data / "audio"), tmp_path / "features", Reporter(), workers=1)
     opened = read_features(tmp_path / "features")
