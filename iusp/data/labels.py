@@ -148,6 +148,10 @@ def training_targets(
     """
     fine, coarse = tags != "coarse", tags != "fine"
     names = [*(taxonomy.coarse_tags if coarse else ()), *(taxonomy.fine_tags if fine else ())]
+    if not coarse and (flat := [tag for category, tag in taxonomy.coarse.items() if not taxonomy.fine[category]]):
+        raise InputError(
+            f"teacher.tags: fine, but the taxonomy has no fine tags for {first_names(flat)}; set it to coarse or both"
+        )
     uncertain = taxonomy.uncertain if fine else {}
     if missing := [name for name in (*names, *uncertain.values()) if name not in labels]:
         raise InputError(

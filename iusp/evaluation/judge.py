@@ -69,7 +69,7 @@ class Judge:
             InputError: labels and features belong to different clips.
         """
         split = "test" if features.clips["test"] else "validate"
-        levels: list[Level] = ["coarse", "fine"] if set(taxonomy.fine_tags) <= set(tags) else ["coarse"]
+        levels: list[Level] = ["coarse", "fine"] if set() < set(taxonomy.fine_tags) <= set(tags) else ["coarse"]
         truth = {level: truth_table(dataset, features, split, taxonomy, level) for level in levels}
         return cls(config, taxonomy, features, split, tags, truth)
 

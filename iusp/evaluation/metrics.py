@@ -127,6 +127,13 @@ def level_tags(taxonomy: Taxonomy, level: Level) -> tuple[str, ...]:
     return taxonomy.coarse_tags if level == "coarse" else taxonomy.all_fine_tags
 
 
+def _categories(taxonomy: Taxonomy, level: Level) -> dict[str, tuple[str, ...]]:
+    """Return the complete tags of each category at a level; a category without fine tags has no fine level."""
+    if level == "coarse":
+        return {category: (tag,) for category, tag in taxonomy.coarse.items()}
+    return {category: tags for category, tags in taxonomy.fine.items() if tags}
+
+
 def score_table(scores: Floats, tags: list[str], taxonomy: Taxonomy, level: Level) -> Floats:
     """Arrange a network's probabilities as the tags of a level.
 
@@ -170,17 +177,18 @@ def score(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> Sco
     events = _events(truth, scores, taxonomy, level)
     classwise, (thresholds, pooled) = _counts(events, np.ones(len(truth), np.int64))
     areas = [_curve(counts).area for counts in classwise]
+    categories = _categories(taxonomy, level)
     found = {tag for tag, clips in zip(level_tags(taxonomy, level), truth.T, strict=True) if clips.any()}
     absent = [
         category
-        for category, tag in taxonomy.coarse.items()
-        if found.isdisjoint((tag, *taxonomy.category_tags(category)))
+        for category in categories
+        if found.isdisjoint((taxonomy.coarse[category], *taxonomy.category_tags(category)))
     ]
     return Scores(
         micro_auprc=_curve(pooled).area,
         micro_f1=_f_score(pooled[:, np.searchsorted(thresholds, 0.5)]),
         macro_auprc=float(np.mean(areas)),
-        classwise=dict(zip(taxonomy.coarse, areas, strict=True)),
+        classwise=dict(zip(categories, areas, strict=True)),
         absent=absent,
     )
 
@@ -191,7 +199,7 @@ def curves(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> di
     The arguments and errors are those of `score`.
     """
     classwise, (_, pooled) = _counts(_events(truth, scores, taxonomy, level), np.ones(len(truth), np.int64))
-    named = dict(zip(taxonomy.coarse, classwise, strict=True)) | {"micro": pooled}
+    named = dict(zip(_categories(taxonomy, level), classwise, strict=True)) | {"micro": pooled}
     return {name: _curve(counts) for name, counts in named.items()}
 
 
@@ -288,8 +296,7 @@ def _events(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> l
     scores = np.pad(scores.astype(np.float64), ((0, 0), (0, 1)), constant_values=-1)
     column = {tag: index for index, tag in enumerate(tags)}
     events = []
-    for category, tag in taxonomy.coarse.items():
-        complete = (tag,) if level == "coarse" else taxonomy.fine[category]
+    for category, complete in _categories(taxonomy, level).items():
         uncertain = column.get(taxonomy.uncertain.get(category, ""), -1)
         columns = [*(column[name] for name in complete), uncertain]
         events.append(_category_events(truth[:, columns], scores[:, columns]))

@@ -128,6 +128,7 @@ def _category_table(quality: Mapping[str, Auprc], taxonomy: Taxonomy) -> Table |
     rows += [
         {"AUPRC": tag} | {name: f"{one.classwise[category]:.3f}" for name, one in quality.items()}
         for category, tag in taxonomy.coarse.items()
+        if all(category in one.classwise for one in quality.values())
     ]
     return Table(rows)
 

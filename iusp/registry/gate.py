@@ -5,6 +5,7 @@ It is a function of the measurements of the version and of today's champion. Eac
 (`truth.csv`). No network runs again.
 """
 
+import csv
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from iusp.data.taxonomy import Taxonomy
 from iusp.errors import InputError
 from iusp.evaluation.metrics import paired_difference, score, score_table
 from iusp.evaluation.predictions import CLIP, read_predictions
+from iusp.io.text import first_names
 
 FLOAT32, INT8 = ("net_float32.onnx", "float32.onnx"), ("net_int8.onnx", "int8.onnx")
 # Micro AUPRC of the same scores differs by up to 0.0003 between processors (iusp.evaluation.metrics).
@@ -175,9 +177,9 @@ def read_evidence(folder: Path, version: int) -> Evidence:
 def _taxonomy(truth: Path, tags: list[str]) -> Taxonomy:
     """Return the coarse tags in the header of truth.csv (`1_engine`), and the fine tags of each in `tags` (`1-2_…`)."""
     try:
-        with truth.open(encoding="utf-8-sig") as stream:
-            header = stream.readline().strip().split(",")
-    except (OSError, UnicodeDecodeError) as error:
+        with truth.open(encoding="utf-8-sig", newline="") as stream:
+            header = next(csv.reader(stream), [])
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{truth}: cannot be read ({error}); register the version again") from None
     coarse = {tag.partition("_")[0]: tag for tag in header if tag != CLIP}
     fine = {
@@ -247,7 +249,14 @@ def _floors(candidate: Evidence, floors: Floors) -> Iterator[str]:
         if value is None:
             yield f"{name} was not measured, but registration.gate.floors.classes sets a floor"
         elif value < floor:
-            yield f"{name} {value:.4f} on {split} is below the floor {floor:g}"
+            yield f"{name} {value:.4f} on {split} is below the floor {floor:g}{_without_clips(candidate, name)}"
+
+
+def _without_clips(candidate: Evidence, name: str) -> str:
+    """Return a note if an average or the AUPRC of a tag is low because no clip has a tag."""
+    absent = [str(tag) for tag in candidate.truth if not candidate.truth[tag].any()]
+    concerned = absent if name == "macro AUPRC" else [tag for tag in absent if name == f"AUPRC of {tag}"]
+    return f" (no clip has {first_names(concerned)}, whose AUPRC therefore counts as 0)" if concerned else ""
 
 
 def _budgets(measured: Measurements, budgets: Budgets) -> Iterator[str]:
