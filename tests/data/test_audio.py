@@ -98,7 +98,7 @@ def test_other_bytes_are_not_audio(tmp_path, suffix, content):
 
 
 def test_other_formats(tmp_path):
-    assert refusal(write(tmp_path, "clip.aiff")) == "not a .wav, .flac, .ogg file"
+    assert refusal(write(tmp_path, "clip.aiff")) == "an AIFF file: convert it to WAV, FLAC or OGG"
 
 
 def test_things_that_are_no_files(tmp_path):
@@ -193,7 +193,7 @@ def test_samples_that_are_not_finite(tmp_path, subtype, broken, count, value):
     samples = np.column_stack([NOISE, NOISE])
     samples[broken, 1] = value
     path = write(tmp_path, samples=samples, subtype=subtype)
-    assert refusal(path) == f"{count} of {2 * RATE} frames are NaN, infinite or far too loud"
+    assert refusal(path) == f"{count} of {2 * RATE} frames are NaN or infinite"
 
 
 @pytest.mark.parametrize("claim", [10 * 3600 * RATE, 2**36 - 1])
@@ -202,8 +202,7 @@ def test_a_header_that_claims_hours_takes_no_memory(tmp_path, claim):
     fields = int.from_bytes(path.read_bytes()[18:26], "big") >> 36 << 36  # the last 36 bits are the length
     patch(path, 18, ">Q", fields | claim)
     tracemalloc.start()
-    assert "the header's rate of 16000 Hz is probably wrong" in refusal(path)
-    assert "truncated" in refusal(path, high=1e9)
+    assert refusal(path) == f"truncated: {2 * RATE} of {claim} frames exist"
     with pytest.raises(BadAudio, match="truncated"):
         read(path)
     assert tracemalloc.get_traced_memory()[1] < 20e6
