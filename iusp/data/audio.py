@@ -89,7 +89,7 @@ def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
                 f"cut wrongly, or the header's rate of {rate} Hz is probably wrong"
             )
         if broken:
-            raise BadAudio(f"{broken} of {frames} frames are NaN or infinite")
+            raise BadAudio(f"{broken} of {frames} frames are NaN, infinite or beyond float32")
         _check_peak(peak)
         return Probe(rate, recording.channels, frames, frames / rate)
 
@@ -127,7 +127,8 @@ def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list
     # More channels than samples: the array is probably (channels, n), as in other libraries.
     turned = values.ndim == 2 and values.shape[0] < values.shape[1]
     if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size or turned:
-        raise BadAudio("not an array of floats in [-1, 1], (n,) or (n, channels)")
+        advice = f"; divide {values.dtype} by {np.iinfo(values.dtype).max + 1}" if values.dtype.kind == "i" else ""
+        raise BadAudio(f"not an array of floats in [-1, 1], (n,) or (n, channels){advice}")
     if sample_rate is None or not MIN_RATE <= sample_rate <= MAX_RATE:
         raise BadAudio(f"an array needs its sample_rate, {MIN_RATE}–{MAX_RATE} Hz, not {sample_rate}")
     with np.errstate(over="ignore"):
@@ -199,7 +200,7 @@ def _whole(recording: _Recording) -> Iterator[npt.NDArray[np.float32]]:
 def _check_block(block: npt.NDArray[np.float32]) -> None:
     peak = _peak(block)
     if not math.isfinite(peak):
-        raise BadAudio("a sample is NaN or infinite")
+        raise BadAudio("a sample is NaN, infinite or beyond float32")
     _check_peak(peak)
 
 
@@ -238,7 +239,7 @@ def _checked(path: Path) -> Iterator[_Recording]:
 def _opened(path: Path) -> Iterator[_Recording]:
     try:
         if not path.is_file():
-            raise BadAudio("not a regular file")
+            raise BadAudio("a broken link" if path.is_symlink() and not path.exists() else "not a regular file")
         file = path.open("rb", buffering=0)
     except OSError as error:
         raise BadAudio(f"cannot be read: {error.strerror}") from None

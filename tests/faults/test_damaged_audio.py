@@ -15,6 +15,7 @@ import pandas as pd
 import soundfile
 import yaml
 
+from iusp.data.audio import read
 from iusp.data.taxonomy import read_taxonomy
 from tests.support.damage import HANG, mutated
 from tests.support.local_servers import environment
@@ -271,7 +272,7 @@ def test_damaged_audio(tmp_path: Path, tried: Tried) -> None:
     assert {what: name for name, what in damaged.items() if name not in sound | set(reasons)} == {}
     assert all(reason and reason.isprintable() for reason in reasons.values())
     for name in sound:
-        samples, _ = soundfile.read(tmp_path / "data/recordings" / name)
+        samples, _ = read(tmp_path / "data/recordings" / name)
         assert np.isfinite(samples).all()
         assert len(samples)
     for split in GOOD:

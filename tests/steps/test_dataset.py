@@ -172,7 +172,7 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
         "rate.wav": "the header is inconsistent: ",
         "short.wav": "0.0125 s long",
         "long.wav": "61 s long",
-        "nan.wav": "8000 of 8000 frames are NaN, infinite or far too loud",
+        "nan.wav": "8000 of 8000 frames are NaN, infinite or beyond float32",
         "link.wav": "a link that leads out of the data set's folder",
         "double.wav": "several files of this name: audio/deep/double.wav, audio/double.wav",
         **dict.fromkeys(("../secret.wav", "/etc/passwd", "train/own.wav", ".."), "not a plain file name"),

@@ -76,11 +76,6 @@ class _Chunks:
         return end if padded > end and not self.at(padded) and self.at(end) else padded
 
 
-def is_wav(file: Spans) -> bool:
-    """Return whether a file is a WAV file of any kind."""
-    return _begins(file, 0)
-
-
 def find_streams(file: Spans) -> list[Spans]:
     """Return the recordings in one or several WAV files that follow each other, each with a plain RIFF header.
 
