@@ -191,7 +191,7 @@ def audio(content: bytes | str) -> dict[str, Any]:
 def lying_header() -> bytes:
     """A WAV file that says it has far more samples than it has."""
     content = bytearray(base64.b64decode(GOOD["audio"]))
-    content[40:44] = b"\xff\xff\xff\x7f"
+    content[40:44] = b"\xff\xff\xff\x3f"
     return bytes(content)
 
 
