@@ -62,8 +62,8 @@ def _files(folder: Path, unreadable: dict[Path, str]) -> Iterator[Path]:
         for name in sorted(folders):
             path = Path(place, name)
             target = path.resolve()
-            # A link to a folder below this one would only give the same files a second name.
-            is_double = target in seen or (path.is_symlink() and target.is_relative_to(root))
+            # A link to a folder that is searched anyway would only give the same files a second name.
+            is_double = target in seen or (path.is_symlink() and _is_visible(target, root))
             if not name.startswith(".") and not is_double:
                 seen.add(target)
                 kept.append(name)
@@ -71,8 +71,14 @@ def _files(folder: Path, unreadable: dict[Path, str]) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
+def _is_visible(target: Path, root: Path) -> bool:
+    """Return whether a folder lies below the root, and no folder on the way is hidden."""
+    return target.is_relative_to(root) and not any(name.startswith(".") for name in target.relative_to(root).parts)
+
+
 def _is_broken_link(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
+    """Return whether a path is a broken link that probably led to a folder."""
+    return not path.suffix and path.is_symlink() and not path.exists()
 
 
 def _format(path: Path) -> str | None:

@@ -47,13 +47,14 @@ def test_links_are_followed_once(folder, tmp_path):
     (outside / "e.wav").touch()
     (outside / "below/f.wav").touch()
     links = {"here": ".", "deep/up": "..", "twin": "deep", "disk": outside, "disk2": outside, "gone": tmp_path / "none"}
+    links |= {"old.txt": "nowhere", "shown": ".hidden"}
     links |= {"g.wav": outside / "e.wav"}
     for name, target in links.items():
         (folder / name).symlink_to(target)
     (outside / "back").symlink_to(folder)
     found = names(find_recordings(folder).paths, folder)
     own = ["a.FLAC", "b.wav", "deep/c.opus", "deep/deeper/d.oga"]
-    assert sorted(found) == sorted([*own, "disk/below/f.wav", "disk/e.wav", "g.wav", "gone"])
+    assert sorted(found) == sorted([*own, "disk/below/f.wav", "disk/e.wav", "g.wav", "gone", "shown/no.wav"])
 
 
 def test_folders_that_cannot_be_listed_are_named(folder, monkeypatch):

@@ -209,7 +209,7 @@ def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
         ingest(config(damaged, max_bad_share=0.5), tmp_path / "out", workers=1)
     assert str(listing) in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    assert len(reasons(listing)) == 15
+    assert len(reasons(listing)) == 17
     assert reasons(listing)["gone.wav"] == NO_FILE
     assert not (tmp_path / "out").exists()
     ingest(config(damaged, max_bad_share=0.75), tmp_path / "out", workers=1)

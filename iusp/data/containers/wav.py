@@ -1,7 +1,7 @@
 """WAV: RIFF, RIFX (big-endian), RF64, BW64 and W64.
 
-Every file is given to libsndfile with a new header of 36 or a few more bytes, which states the true number of bytes. So
-it does not matter what libsndfile does with the size 0xFFFFFFFF, with unknown chunks, or with 64-bit sizes.
+libsndfile gets every file with a new RIFF header, which states the true number of bytes. So it does not matter what
+libsndfile does with the size 0xFFFFFFFF, with unknown chunks, or with 64-bit sizes.
 """
 
 import struct
