@@ -123,9 +123,10 @@ def tag(
     """Print which sounds occur in RECORDINGS, and when.
 
     RECORDINGS is a file, a folder, or - for standard input: WAV, FLAC or OGG of any length, sample rate and number of
-    channels. A tag is printed if its probability reaches the threshold that was chosen on validate. A file that cannot
-    be read gets a line on standard error; the other files are tagged, and the exit status is 2. With an ONNX file and
-    the device.json beside it, neither torch nor MLflow is needed.
+    channels. Links to folders are followed; hidden files are left out. A tag is printed if its probability reaches the
+    threshold that was chosen on validate. A file that cannot be read gets a line on standard error, and so do all audio
+    files in other formats together; the other files are tagged, and the exit status is 2. With an ONNX file and the
+    device.json beside it, neither torch nor MLflow is needed.
 
     \b
     Reads:   RECORDINGS; without --model, the champion in MLflow's registry
@@ -155,9 +156,8 @@ def _print_tags(
 
     from iusp.data.audio import BadAudio
 
-    good = True
     table = csv.writer(sys.stdout, lineterminator="\n")
-    with _found(recordings) as found:
+    with _found(recordings) as (found, good):
         if form == "csv":
             table.writerow(["audio_filename", *model.tags])
         for name, path in found:
@@ -177,29 +177,42 @@ def _print_tags(
 
 
 @contextmanager
-def _found(recordings: Path) -> Iterator[list[tuple[str, Path]]]:
-    """Yield names and paths of the recordings."""
+def _found(recordings: Path) -> Iterator[tuple[list[tuple[str, Path]], bool]]:
+    """Yield names and paths of the recordings, and whether a folder contains no other audio."""
     import shutil
     import tempfile
-
-    from iusp.data.audio import SUFFIXES
 
     if str(recordings) == "-":
         # Decoding needs a file that can be read from any position, which a pipe is not.
         with tempfile.NamedTemporaryFile() as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.flush()
-            yield [("-", Path(copy.name))]
+            yield [("-", Path(copy.name))], True
         return
     if not recordings.exists():
         raise InputError(f"{recordings}: no such file or folder; give a recording, a folder of recordings, or -")
-    if not recordings.is_dir():
-        yield [(str(recordings), recordings)]
-        return
-    paths = sorted(path for path in recordings.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InputError(f"{recordings}: contains no recording; give a folder with {', '.join(SUFFIXES)} files")
-    yield [(str(path), path) for path in paths]
+    if recordings.is_dir():
+        paths, good = _found_in(recordings)
+    else:
+        paths, good = [recordings], True
+    yield [(str(path), path) for path in paths], good
+
+
+def _found_in(folder: Path) -> tuple[list[Path], bool]:
+    """Return the recordings of a folder, and whether it contains no other audio; warn of what is left out."""
+    from iusp.data.audio import SUFFIXES
+    from iusp.data.recordings import find_recordings
+    from iusp.io.text import first_names
+
+    found = find_recordings(folder)
+    for path, reason in found.unreadable.items():
+        warn(f"{path}: {reason}")
+    if found.others:
+        names = first_names(str(path.relative_to(folder)) for path in found.others)
+        warn(f"{folder}: skipped {len(found.others)} in other audio formats ({names}); convert to WAV, FLAC or OGG")
+    if not found.paths:
+        raise InputError(f"{folder}: contains no recording; give a folder with {', '.join(SUFFIXES)} files")
+    return found.paths, not found.others and not found.unreadable
 
 
 def _line(window: "Window") -> str:

@@ -1,28 +1,26 @@
 """Untrusted audio files: checked before use, and decoded in blocks of bounded memory."""
 
+import io
 import math
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from iusp.data.containers import find_streams
+from iusp.data.containers.errors import BadAudio as BadAudio
+from iusp.data.containers.spans import Spans
+
 MIN_RATE, MAX_RATE = 4000, 192_000  # Hz
 BLOCK_VALUES = 2**20  # samples × channels per decoded block; most clips fit into one block
-SUFFIXES = (".wav", ".flac", ".ogg")
-UNCOMPRESSED_WAV = (0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE)  # PCM, float, A-law, µ-law, extensible
-LOUDEST = 2**32  # multiple of full scale; integers stored as floats reach 2^31, and spectra overflow beyond 10^16
-OGG_PAGE_HEADER = 27  # bytes
-OGG_LAST_PAGE = 0x04  # flag of the last page of a stream
-
-
-class BadAudio(Exception):  # noqa: N818 (its message is a reason, not an error for the user)
-    """A file is not a usable clip; the message is the reason, without the file's name."""
+BUFFER_BYTES = 2**18
+SUFFIXES = (".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus")
+LOUDEST = 16  # multiple of full scale, +24 dB: recordings in floats may peak above 1, and integers go far beyond
+INTEGER_BITS = (16, 24, 32)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def check_inside(path: Path, folder: Path) -> None:
 def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
     """Check the header of a WAV, FLAC or OGG file, and decode all of it.
 
-    Silence is accepted. Memory is bounded, whatever the header claims.
+    Silence is accepted. Memory is bounded, whatever the header claims. The file's content tells its format.
 
     Args:
         path: the file.
@@ -68,21 +66,32 @@ def probe(path: Path, min_seconds: float, max_seconds: float) -> Probe:
 
     Raises:
         BadAudio: the file is empty, truncated or in another format; its header is inconsistent, or states a sample rate
-            outside 4–192 kHz or a duration outside the limits; or a sample is not finite or exceeds `LOUDEST`.
+            outside 4–192 kHz or a duration outside the limits; it contains more than its header counts; or a sample is
+            not finite or exceeds `LOUDEST`.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadAudio(f"not a {', '.join(SUFFIXES)} file")
-    with _checked(path) as file:
-        _check_header(file, min_seconds, max_seconds)
+    with _checked(path) as recording:
+        rate = recording.sample_rate
         frames = broken = 0
-        for block in _blocks(file):
+        peak = 0.0
+        for block in recording.blocks():
             frames += len(block)
-            broken += int((~_is_sound(block)).any(axis=1).sum())
-        if frames < file.frames:
-            raise BadAudio(f"truncated: {frames} of {file.frames} frames can be decoded")
+            highest = _peak(block)
+            if not math.isfinite(highest):
+                broken += int((~np.isfinite(block)).any(axis=1).sum())
+            peak = max(peak, highest)
+            if frames > max_seconds * rate:  # the file really is too long
+                break
+        else:
+            recording.check_complete(frames)
+        if not min_seconds <= recording.frames / rate <= max_seconds:
+            raise BadAudio(
+                f"{recording.frames / rate:.6g} s long, not {min_seconds:g}–{max_seconds:g} s: "
+                f"cut wrongly, or the header's rate of {rate} Hz is probably wrong"
+            )
         if broken:
-            raise BadAudio(f"{broken} of {frames} frames are NaN, infinite or far too loud")
-        return Probe(file.samplerate, file.channels, frames, frames / file.samplerate)
+            raise BadAudio(f"{broken} of {frames} frames are NaN, infinite or beyond float32")
+        _check_peak(peak)
+        return Probe(rate, recording.channels, frames, frames / rate)
 
 
 def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
@@ -94,9 +103,11 @@ def read(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     Raises:
         BadAudio: the file cannot be decoded.
     """
-    with _opened(path) as file:
-        blocks = [_mono(block) for block in _blocks(file)]
-        return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks]), file.samplerate
+    with _opened(path) as recording:
+        blocks = [_mono(block) for block in recording.blocks()]
+        return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks]), (
+            recording.sample_rate
+        )
 
 
 def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list[npt.NDArray[np.float32]], int]:
@@ -106,7 +117,8 @@ def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list
         The mean of the channels, float32, as a single block (n,), and the sample rate in Hz.
 
     Raises:
-        BadAudio: the samples are not finite floats of shape (n,) or (n, channels), or the rate is not 4–192 kHz.
+        BadAudio: the samples are not finite floats up to `LOUDEST` of shape (n,) or (n, channels), or the rate is not
+            4–192 kHz.
     """
     try:
         values = np.asarray(samples)
@@ -115,13 +127,13 @@ def check_samples(samples: npt.ArrayLike, sample_rate: int | None) -> tuple[list
     # More channels than samples: the array is probably (channels, n), as in other libraries.
     turned = values.ndim == 2 and values.shape[0] < values.shape[1]
     if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size or turned:
-        raise BadAudio("not an array of floats in [-1, 1], (n,) or (n, channels)")
+        advice = f"; divide {values.dtype} by {np.iinfo(values.dtype).max + 1}" if values.dtype.kind == "i" else ""
+        raise BadAudio(f"not an array of floats in [-1, 1], (n,) or (n, channels){advice}")
     if sample_rate is None or not MIN_RATE <= sample_rate <= MAX_RATE:
         raise BadAudio(f"an array needs its sample_rate, {MIN_RATE}–{MAX_RATE} Hz, not {sample_rate}")
     with np.errstate(over="ignore"):
         block = values.astype(np.float32)
-    if not _is_sound(block).all():
-        raise BadAudio("a sample is NaN, infinite or far too loud")
+    _check_block(block)
     return [_mono(block.reshape(len(block), -1))], sample_rate
 
 
@@ -135,25 +147,76 @@ def streamed(path: Path) -> Iterator[tuple[int, Iterator[npt.NDArray[np.float32]
     Raises:
         BadAudio: the file is bad, see `probe`; the iterator raises it too if a later block is bad.
     """
-    with _checked(path) as file:
-        _check_header(file, 0, math.inf)
-        yield file.samplerate, _whole(file)
+    with _checked(path) as recording:
+        yield recording.sample_rate, _whole(recording)
 
 
-def _whole(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
+@dataclass(frozen=True)
+class _Recording:
+    """An open file, whose streams follow each other.
+
+    Attributes:
+        first: the first stream, open.
+        rest: the other streams, which have the same rate and number of channels.
+        frames: number of samples per channel of all streams, according to their headers.
+    """
+
+    first: soundfile.SoundFile
+    rest: list[Spans]
+    frames: int
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate in Hz."""
+        return int(self.first.samplerate)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.first.channels)
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield blocks (n, channels) up to the real end, which may come earlier than the headers state."""
+        yield from _blocks(self.first)
+        for stream in self.rest:
+            with _decoder(stream) as file:
+                yield from _blocks(file)
+
+    def check_complete(self, frames: int) -> None:
+        """Refuse a recording of which fewer frames can be decoded than its header states."""
+        if frames < self.frames:
+            raise BadAudio(f"truncated: {frames} of {self.frames} frames can be decoded")
+
+
+def _whole(recording: _Recording) -> Iterator[npt.NDArray[np.float32]]:
     frames = 0
-    for block in _blocks(file):
-        if not _is_sound(block).all():
-            raise BadAudio("a sample is NaN, infinite or far too loud")
+    for block in recording.blocks():
+        _check_block(block)
         frames += len(block)
         yield _mono(block)
-    if frames < file.frames:
-        raise BadAudio(f"truncated: {frames} of {file.frames} frames can be decoded")
+    recording.check_complete(frames)
 
 
-def _is_sound(block: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return which samples (n, channels) are numbers in the range that spectra can represent."""
-    return np.abs(block) <= LOUDEST  # False for NaN
+def _check_block(block: npt.NDArray[np.float32]) -> None:
+    peak = _peak(block)
+    if not math.isfinite(peak):
+        raise BadAudio("a sample is NaN, infinite or beyond float32")
+    _check_peak(peak)
+
+
+def _peak(block: npt.NDArray[np.float32]) -> float:
+    """Return the largest absolute sample; NaN if one is NaN."""
+    return max(float(block.max()), -float(block.min()))
+
+
+def _check_peak(peak: float) -> None:
+    """Refuse samples that are integers, or so loud that they are damaged."""
+    if peak <= LOUDEST:
+        return
+    # An integer of 16 bits that is quiet looks like one of fewer bits, but those are not used as floats.
+    bits = next((bits for bits in INTEGER_BITS if peak <= 2 ** (bits - 1)), None)
+    advice = f"divide integers of {bits} bits by {2 ** (bits - 1)}" if bits else "they are damaged"
+    raise BadAudio(f"samples reach {peak:.6g}, but floats must lie in -1..1: {advice}")
 
 
 def _mono(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -161,97 +224,71 @@ def _mono(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def _checked(path: Path) -> Iterator[soundfile.SoundFile]:
-    try:
-        _check_container(path)
-    except OSError as error:
-        raise BadAudio(f"cannot be read: {error.strerror}") from None
-    with _opened(path) as file:
-        yield file
+def _checked(path: Path) -> Iterator[_Recording]:
+    """Open a file that has samples, at a sample rate that recorders have."""
+    with _opened(path) as recording:
+        rate = recording.sample_rate
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise BadAudio(f"the header states {rate} Hz, not {MIN_RATE}–{MAX_RATE} Hz: it is probably wrong")
+        if not recording.frames:
+            raise BadAudio("has no samples")
+        yield recording
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def _opened(path: Path) -> Iterator[_Recording]:
     try:
-        with soundfile.SoundFile(path) as file:
+        if not path.is_file():
+            raise BadAudio("a broken link" if path.is_symlink() and not path.exists() else "not a regular file")
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise BadAudio(f"cannot be read: {error.strerror}") from None
+    with file:
+        try:
+            streams = find_streams(file, path.stat().st_size)
+        except OSError as error:
+            raise BadAudio(f"cannot be read: {error.strerror}") from None
+        try:
+            with _decoder(streams[0]) as first:
+                yield _Recording(first, streams[1:], _count_frames(first, streams[1:]))
+        except soundfile.LibsndfileError as error:
+            raise BadAudio(f"truncated, damaged or not audio: {error.error_string.rstrip('.')}") from None
+
+
+@contextmanager
+def _decoder(stream: Spans) -> Iterator[soundfile.SoundFile]:
+    stream.seek(0)
+    # libsndfile reads 8 kB at a time; with a buffer, few of these reads run Python code.
+    buffered = io.BufferedReader(stream, BUFFER_BYTES)
+    try:
+        with soundfile.SoundFile(buffered) as file:
             yield file
-    except soundfile.LibsndfileError as error:
-        raise BadAudio(f"truncated, damaged or not audio: {error.error_string.rstrip('.')}") from None
+    finally:
+        buffered.detach()  # so that the stream stays open
+
+
+def _count_frames(first: soundfile.SoundFile, rest: list[Spans]) -> int:
+    """Add up the numbers of frames in the headers of all streams.
+
+    Raises:
+        BadAudio: the streams differ in sample rate or number of channels.
+    """
+    frames = int(first.frames)
+    for stream in rest:
+        with _decoder(stream) as file:
+            if (file.samplerate, file.channels) != (first.samplerate, first.channels):
+                raise BadAudio(
+                    f"several streams in one file, which differ: {first.samplerate} Hz with {first.channels} channels, "
+                    f"and {file.samplerate} Hz with {file.channels}; split the file, or convert it to one stream"
+                )
+            frames += file.frames
+    return frames
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield blocks (n, channels) up to the real end of the file, which may come earlier than its header states."""
+    """Yield blocks (n, channels) up to the real end of a stream."""
     frames = max(1, BLOCK_VALUES // file.channels)
     # NumPy converts 16 bit to the same numbers several times as fast as libsndfile.
     short = file.subtype == "PCM_16"
     while len(block := file.read(frames, dtype="int16" if short else "float32", always_2d=True)):
         yield block * np.float32(2**-15) if short else block
-
-
-def _check_header(file: soundfile.SoundFile, min_seconds: float, max_seconds: float) -> None:
-    rate, frames = file.samplerate, file.frames
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise BadAudio(f"the header states {rate} Hz, not {MIN_RATE}–{MAX_RATE} Hz: it is probably wrong")
-    if not frames:
-        raise BadAudio("has no samples")
-    if not min_seconds <= frames / rate <= max_seconds:
-        raise BadAudio(
-            f"{frames / rate:.6g} s long, not {min_seconds:g}–{max_seconds:g} s: "
-            f"cut wrongly, or the header's rate of {rate} Hz is probably wrong"
-        )
-
-
-def _check_container(path: Path) -> None:
-    """Find errors that libsndfile ignores: a WAV or OGG file that ends early, and an inconsistent WAV header."""
-    if not path.is_file():
-        raise BadAudio("not a regular file")
-    size = path.stat().st_size
-    if not size:
-        raise BadAudio("empty file")
-    with path.open("rb") as stream:
-        magic = stream.read(12)
-        if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
-            _check_wav(stream, size)
-        elif magic[:4] == b"OggS":
-            _check_ogg(stream, size)
-        elif magic[:4] != b"fLaC":
-            raise BadAudio("not audio: neither WAV, FLAC nor OGG")
-
-
-def _check_wav(stream: BinaryIO, size: int) -> None:
-    """Read the chunks of a RIFF file up to its samples."""
-    while len(header := stream.read(8)) == 8:
-        name, length = struct.unpack("<4sI", header)
-        start = stream.tell()
-        if name == b"data":
-            if start + length > size:
-                raise BadAudio(f"truncated: {size - start} of {length} bytes of samples exist")
-            return
-        if name == b"fmt " and len(fields := stream.read(16)) == 16:
-            kind, channels, rate, byte_rate, block_align, bits = struct.unpack("<HHIIHH", fields)
-            if kind in UNCOMPRESSED_WAV and byte_rate != rate * block_align:
-                raise BadAudio(
-                    f"the header is inconsistent: {rate} Hz × {block_align} bytes is not {byte_rate} bytes per second"
-                )
-            if kind in UNCOMPRESSED_WAV and block_align * 8 < channels * bits:
-                raise BadAudio(
-                    f"the header is inconsistent: {channels} × {bits} bits do not fit into {block_align} bytes"
-                )
-        stream.seek(start + length + length % 2)
-    raise BadAudio("truncated: has no samples")
-
-
-def _check_ogg(stream: BinaryIO, size: int) -> None:
-    """Read all pages: libsndfile takes any last page for the end, so it would not notice a truncated file."""
-    page = 0
-    last = False
-    while page < size:
-        stream.seek(page)
-        header = stream.read(OGG_PAGE_HEADER)
-        if len(header) < OGG_PAGE_HEADER or not header.startswith(b"OggS"):
-            raise BadAudio("truncated or damaged: an OGG page is broken")
-        last = bool(header[5] & OGG_LAST_PAGE)
-        segments = header[26]
-        page += OGG_PAGE_HEADER + segments + sum(stream.read(segments))
-    if not last or page > size:
-        raise BadAudio("truncated: the last OGG page is missing or incomplete")

@@ -71,7 +71,7 @@ class DeviceModel:
 
         Args:
             recording: WAV, FLAC or OGG file of any length, rate and number of channels; or an array of floats in
-                [-1, 1], (n,) or (n, channels).
+                [-1, 1], (n,) or (n, channels). Up to 16 is accepted, as loud recordings exceed 1.
             sample_rate: sample rate in Hz, if `recording` is an array.
             window: length of a window in seconds, at most the length of the model's clips, which is the default.
             hop: seconds between the starts of two windows, at most `window`; half of it by default.

@@ -20,6 +20,7 @@ from iusp.data.resampling import waveform
 from iusp.device.runtime import DeviceModel, load
 from iusp.errors import InputError
 from iusp.io.files import write_json
+from tests.support.audio_files import encoded, flac_claiming, patched
 from tests.support.exported import TAGS
 from tests.support.local_servers import environment
 
@@ -125,6 +126,47 @@ def test_a_folder_goes_on_past_bad_files(exported: Path, tmp_path: Path) -> None
     assert [json.loads(line)["probabilities"] for line in piped.stdout.splitlines()] == [
         row["probabilities"] for row in rows[:2]
     ]
+
+
+def test_pipes_of_other_programs_are_tagged(exported: Path, tmp_path: Path) -> None:
+    samples = sound(3, RATE)
+    plain = encoded(samples, RATE)
+    soundfile.write(tmp_path / "a.wav", samples, RATE)
+    options = ["--model", str(exported / "int8.onnx"), "--window", "2", "--hop", "1", "--json"]
+
+    def windows(*arguments: str, **piped: object) -> list[dict[str, object]]:
+        done = iusp(*arguments, *options, **piped)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return [json.loads(line) | {"recording": "-"} for line in done.stdout.splitlines()]
+
+    expected = windows(str(tmp_path / "a.wav"))
+    assert [(row["start"], row["end"]) for row in expected] == [(0, 2), (1, 3)]
+    for size in (0xFFFFFFFF, 0x80000000, 0x7FFFF000):  # ffmpeg, arecord, SoX
+        assert windows("-", input=patched(patched(plain, 40, "<I", size), 4, "<I", size)) == expected
+    assert windows("-", input=flac_claiming(encoded(samples, RATE, "FLAC"), 0)) == expected
+
+
+def test_a_folder_names_the_audio_that_it_skips(exported: Path, tmp_path: Path) -> None:
+    recordings, disk = tmp_path / "recordings", tmp_path / "disk"
+    recordings.mkdir()
+    disk.mkdir()
+    soundfile.write(disk / "a.wav", sound(1, RATE), RATE)
+    (recordings / "linked").symlink_to(disk)
+    (recordings / "circle").symlink_to(recordings)
+    for number in range(4):
+        (recordings / f"{number}.mp3").write_bytes(encoded(sound(1, RATE), RATE, "MP3"))
+    for name in ("notes.txt", "list.json", ".hidden.mp3"):
+        (recordings / name).write_text("no recording")
+    options = ["--model", str(exported / "int8.onnx"), "--json"]
+    done = iusp(str(recordings), *options)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == [
+        f"iusp: {recordings}: skipped 4 in other audio formats (0.mp3, 1.mp3, 2.mp3 and 1 more); convert to WAV, FLAC "
+        "or OGG"
+    ]
+    assert {json.loads(line)["recording"] for line in done.stdout.splitlines()} == {str(recordings / "linked/a.wav")}
+    done = iusp(str(recordings / "0.mp3"), *options)
+    assert done.stderr.decode() == f"iusp: {recordings / '0.mp3'}: an MP3 file: convert it to WAV, FLAC or OGG\n"
 
 
 @pytest.mark.parametrize("recordings", ["nothing.wav", "empty"])

@@ -15,7 +15,9 @@ import pandas as pd
 import soundfile
 import yaml
 
+from iusp.data.audio import read
 from iusp.data.taxonomy import read_taxonomy
+from tests.support.audio_files import ogg_checksum, patched
 from tests.support.damage import HANG, mutated
 from tests.support.local_servers import environment
 from tests.support.project import ROOT, SMALL, Tried, merged
@@ -36,12 +38,6 @@ def written(folder: Path, suffix: str, samples: Any = NOISE, **options: Any) -> 
     path = folder / f"base.{suffix}"
     soundfile.write(path, samples, RATE, **options)
     return path.read_bytes()
-
-
-def patched(content: bytes, offset: int, form: str, *values: Any) -> bytes:
-    result = bytearray(content)
-    struct.pack_into(form, result, offset, *values)
-    return bytes(result)
 
 
 def wav(samples: bytes, rate: int = RATE, channels: int = 1, bits: int = 16, kind: int = 1, claim: int = -1) -> bytes:
@@ -113,15 +109,6 @@ def damaged_flacs(folder: Path) -> Named:
     yield "flac a block of 16 MB that is not there", plain[:42] + b"\x04\xff\xff\xff" + plain[42:]
     yield "flac a picture of 4 GB", plain[:42] + b"\x06\x00\x00\x20" + b"\xff" * 32 + plain[42:]
     yield "flac 4 GB of comments", plain[:42] + b"\x04\x00\x00\x08" + b"\xff" * 8 + plain[42:]
-
-
-def ogg_checksum(page: bytes) -> int:
-    value = 0
-    for byte in page:
-        value ^= byte << 24
-        for _ in range(8):
-            value = (value << 1 ^ 0x04C11DB7 if value & 0x80000000 else value << 1) & 0xFFFFFFFF
-    return value
 
 
 def damaged_oggs(folder: Path) -> Named:
@@ -271,7 +258,7 @@ def test_damaged_audio(tmp_path: Path, tried: Tried) -> None:
     assert {what: name for name, what in damaged.items() if name not in sound | set(reasons)} == {}
     assert all(reason and reason.isprintable() for reason in reasons.values())
     for name in sound:
-        samples, _ = soundfile.read(tmp_path / "data/recordings" / name)
+        samples, _ = read(tmp_path / "data/recordings" / name)
         assert np.isfinite(samples).all()
         assert len(samples)
     for split in GOOD:

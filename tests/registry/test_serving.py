@@ -191,7 +191,7 @@ def audio(content: bytes | str) -> dict[str, Any]:
 def lying_header() -> bytes:
     """A WAV file that says it has far more samples than it has."""
     content = bytearray(base64.b64decode(GOOD["audio"]))
-    content[40:44] = b"\xff\xff\xff\x7f"
+    content[40:44] = b"\xff\xff\xff\x3f"
     return bytes(content)
 
 
@@ -239,9 +239,12 @@ def bad_requests() -> dict[str, tuple[Any, str]]:
         "a pickle": (audio(pickle.dumps(Bomb())), "neither WAV, FLAC nor OGG"),
         "cut": (audio(base64.b64decode(GOOD["audio"])[:-100]), "truncated"),
         "lying header": (audio(lying_header()), "truncated"),
-        "FLAC's name alone": (audio(b"fLaC" + bytes(100)), "truncated, damaged or not audio"),
+        "FLAC's name alone": (audio(b"fLaC" + bytes(100)), "truncated: the FLAC header is incomplete"),
         "NaN samples": (audio(encoded(np.full(RATE, np.nan), subtype="FLOAT")), "NaN, infinite"),
-        "huge samples": (audio(encoded(np.full(RATE, 3e38, np.float32), subtype="FLOAT")), "far too loud"),
+        "huge samples": (
+            audio(encoded(np.full(RATE, 3e38, np.float32), subtype="FLOAT")),
+            "floats must lie in -1..1: they are damaged",
+        ),
         "no samples": (audio(encoded(np.zeros(0, np.float32))), "has no samples"),
         "low rate": (audio(encoded(sound(1, 2000), 2000)), "4000"),
         "the second is bad": ({"inputs": [GOOD, {"audio": "?"}]}, "clip 1, audio: not base64"),
@@ -347,7 +350,8 @@ def test_files_and_samples_are_tagged_alike(exported: Path, tmp_path: Path) -> N
     ("samples", "rate", "reason"),
     [
         ([], RATE, "not an array of floats"),
-        (np.zeros(9, np.int16), RATE, "not an array of floats"),
+        (np.zeros(9, np.int16), RATE, "not an array of floats in .* divide int16 by 32768"),
+        (np.full(9, 20_000.0), RATE, "samples reach 20000, .* divide integers of 16 bits by 32768"),
         (np.zeros((2, 2, 2)), RATE, "not an array of floats"),
         ([[0.0], [0.0, 1.0]], RATE, "not an array of floats"),
         (np.zeros((2, RATE)), RATE, "(n, channels)"),

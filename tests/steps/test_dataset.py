@@ -135,7 +135,7 @@ def damaged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged") / "data"
     names = ["good", "silent", "empty", "text", "cut", "rate", "short", "long", "nan", "link", "double", "gone", "own"]
     rows = [row(f"{name}.wav") for name in names]
-    rows += [row(name) for name in ("../secret.wav", "/etc/passwd", "train/own.wav", "..")]
+    rows += [row(name) for name in ("../secret.wav", "/etc/passwd", "train/own.wav", "..", "song.mp3", "integers.wav")]
     rows += [row("member.wav", annotator=-1), row("unlabelled.wav", "validate", 5), row("misplaced.wav", "test", 0)]
     rows += [row("good.wav", annotator=7, everything=True), row("good.wav")]
     own = ["good", "cut", "rate", "double", "member", "unlabelled", "stray"]
@@ -147,6 +147,8 @@ def damaged(tmp_path_factory):
     (audio / "cut.wav").write_bytes((audio / "cut.wav").read_bytes()[:5000])
     content = (audio / "rate.wav").read_bytes()
     (audio / "rate.wav").write_bytes(content[:24] + (44_100).to_bytes(4, "little") + content[28:])
+    soundfile.write(audio / "song.mp3", np.zeros(RATE), RATE)
+    soundfile.write(audio / "integers.wav", np.full(RATE, 20_000.0), RATE, subtype="FLOAT")
     soundfile.write(audio / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(audio / "short.wav", np.zeros(100), RATE)
     soundfile.write(audio / "long.wav", np.zeros(61 * RATE), RATE)
@@ -175,7 +177,9 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
         "rate.wav": "the header is inconsistent: ",
         "short.wav": "0.0125 s long",
         "long.wav": "61 s long",
-        "nan.wav": "8000 of 8000 frames are NaN, infinite or far too loud",
+        "nan.wav": "8000 of 8000 frames are NaN, infinite or beyond float32",
+        "song.mp3": "an MP3 file: convert it to WAV, FLAC or OGG",
+        "integers.wav": "samples reach 20000, but floats must lie in -1..1: divide integers of 16 bits by 32768",
         "link.wav": "a broken link",
         "double.wav": "several files of this name: audio/deep/double.wav, audio/double.wav",
         **dict.fromkeys(("../secret.wav", "/etc/passwd", "train/own.wav", ".."), "not a plain file name"),
@@ -199,16 +203,16 @@ def test_bad_clips_are_quarantined_with_their_reason(damaged, tmp_path):
     assert "junk rows: good.wav (annotator 7)" in notes
     assert summary.duplicate_rows == Examples(count=1, names=["good.wav (annotator 1)"])
     assert "duplicate rows: good.wav (annotator 1)" in notes
-    assert [note for note in notes if note.startswith("quarantined: ") and note.endswith(" and 10 more")]
+    assert [note for note in notes if note.startswith("quarantined: ") and note.endswith(" and 12 more")]
 
 
 def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
     listing = tmp_path / "out.quarantine.csv"
-    with pytest.raises(InputError, match=r"15 of 20 clips .75\.0%, .*is 0\.5.*misplaced\.wav: no such file") as refusal:
+    with pytest.raises(InputError, match=r"17 of 22 clips .77\.3%, .*is 0\.5.*misplaced\.wav: no such file") as refusal:
         ingest(config(damaged, max_bad_share=0.5), tmp_path / "out", workers=1)
     assert str(listing) in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    assert len(reasons(listing)) == 15
+    assert len(reasons(listing)) == 17
     assert reasons(listing)["gone.wav"] == NO_FILE
     assert not (tmp_path / "out").exists()
     ingest(config(damaged, max_bad_share=0.75), tmp_path / "out", workers=1)
