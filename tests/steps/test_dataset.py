@@ -215,7 +215,7 @@ def test_too_many_bad_clips_fail_with_a_list_that_stays(damaged, tmp_path):
     assert len(reasons(listing)) == 17
     assert reasons(listing)["gone.wav"] == NO_FILE
     assert not (tmp_path / "out").exists()
-    ingest(config(damaged, max_bad_share=0.75), tmp_path / "out", workers=1)
+    ingest(config(damaged, max_bad_share=17 / 22), tmp_path / "out", workers=1)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out", recordings(tmp_path / "out")]
 
 
