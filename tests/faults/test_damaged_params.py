@@ -108,7 +108,7 @@ def test_every_key_spoilt_in_every_way(tmp_path: Path, monkeypatch: pytest.Monke
     tried(
         f"params.yaml: one of its {len(walked)} keys (each in turn) has a wrong type, is out of range or is misspelt",
         refused,
-        "`iusp config` stops with a one-line error that names the key",
+        "the command stops with a one-line error that names the key",
     )
 
 
