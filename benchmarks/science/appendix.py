@@ -34,7 +34,8 @@ def section(study: Study, data: str) -> str:
         "The paper's statistic": (
             "The statistic is (IUSP - labels) / (SP - labels) - 1. It says by how much the gain of IUSP exceeds the "
             "gain of SP. The brackets hold Fieller's 95 % interval of this ratio. If the gain of SP may be zero, the "
-            "interval is not bounded. In the IUSP paper, the statistic is between 27.1 % and 122.4 %.\n\n"
+            "possible values are not one interval; the table then shows two limits or *no bound*. In the IUSP paper, "
+            "the statistic is between 27.1 % and 122.4 %.\n\n"
             f"{statistic(study, data)}"
         ),
     }

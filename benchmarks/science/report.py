@@ -39,7 +39,7 @@ The table shows the mean micro AUPRC on the test clips. The highest value of eac
 ## How to read it
 
 - **Micro AUPRC** is the area under the precision-recall curve over all coarse tags together (the metric of DCASE 2019
-  Task 5); 1 is perfect.
+  Task 5); 1 is perfect. **Macro AUPRC** is the mean of the AUPRCs of the single coarse tags.
 - **The data sets** are `embedded`, which contains generated scenes, and `esc-ust`, which contains real recordings.
 - **The students** are tiny, small, medium and large. Tables show the architecture family (plain or CNN-LSTM) and the
   number of parameters in brackets.

@@ -112,7 +112,8 @@ def page(record: dict[str, Any]) -> str:
     text += (
         "\nOur code and the alternative take turns on the same core with the same clips. A ratio (×) is the quotient "
         "of two median CPU times. The table names the dividend and the divisor: *A ÷ B* is the time of A divided by "
-        "the time of B. The spread is the range of the ratios of single turns.\n"
+        "the time of B. In a turn, each of them is measured "
+        "once. The spread is the smallest and the largest ratio of a single turn.\n"
     )
     return text + "".join(
         section(introduction, record[name]) for name, introduction in SCRIPTS.items() if name in record
