@@ -44,7 +44,7 @@ def new_network(
         architecture: family of the network.
         parameters: largest number of parameters.
         data: training clips; the mean and the standard deviation of their features standardise the input of the
-        network.
+            network.
         config: training settings, which name the device.
         seed: seed of the initial weights.
 
