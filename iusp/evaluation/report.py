@@ -1,4 +1,4 @@
-"""Write the report, which is one HTML file without links to the network, and a Markdown table of all networks."""
+"""Write the report, which is one HTML file that can be read offline, and a Markdown table of all networks."""
 
 import base64
 from collections.abc import Iterator, Mapping
