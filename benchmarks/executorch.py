@@ -63,8 +63,8 @@ def main() -> None:
     clips = torch.from_numpy(np.stack([scene(0, "test", number).samples for number in range(CLIPS)]).astype(np.float32))
     spectrograms = torch.stack([log_mel(one, config) for one in clips])
     lines = [
-        "| family | parameters | kB, net / end to end (ONNX) | operators in XNNPACK, net / end to end "
-        "| largest difference from PyTorch | time ÷ ONNX, net / end to end |",
+        "| family | parameters | kB, net / end to end (ONNX file in brackets) | operators in XNNPACK, net / end to end "
+        "| largest difference from PyTorch | time ÷ time of ONNX Runtime, net / end to end |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for architecture in models.ARCHITECTURES:
@@ -114,7 +114,8 @@ def main() -> None:
             ]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], json.dumps({name: round(value * 1000, 3) for name, value in times.items()}), flush=True)
-    lines += ["", f"{CLIPS} generated clips of 10 s, one at a time, on one thread; {machine()}."]
+    note = f"Measured on {CLIPS} generated clips of 10 s, one at a time, on one thread of this machine: {machine()}."
+    lines += ["", note]
     replace_section(DOCS / "device.md", "\n".join(lines) + "\n", "executorch")
 
 

@@ -31,10 +31,13 @@ def readme_table(evaluation: EvaluationFolder) -> str:
         )
     head = ["network", "method", "parameters", "ms per clip", "micro AUPRC [95 % interval]"]
     note = (
-        f"Measured on {metrics.clips} {metrics.split} clips ({metrics.data.name}). "
-        "Of several seeds of a student, the table shows the one that is best on validate.\n"
-        "The intervals are over clips. The time is from audio to tags, with the float32 ONNX file on one thread of\n"
-        f"{machine()}.\n"
+        f"The AUPRC is measured on {metrics.clips} {metrics.split} clips ({metrics.data.name}). Some students are "
+        "trained several times, each time with another\n"
+        "random seed. For these students, the table shows the seed that is best on the validation clips. The intervals "
+        "show how the\n"
+        "AUPRC varies with the choice of test clips. The time is the time from audio to tags. It is measured with the "
+        "float32 ONNX\n"
+        f"file on one thread of this machine: {machine()}.\n"
     )
     return f"{table(head, rows, 2)}\n{note}"
 
@@ -58,7 +61,10 @@ def device_table(evaluation: EvaluationFolder) -> str:
         *("network", "file", "network alone, ms p50 / p95", "audio to tags, ms p50 / p95", "kB, network / end to end"),
         *("micro AUPRC lost to int8", "largest difference from PyTorch"),
     ]
-    note = f"{metrics.clips} {metrics.split} clips of 10 s, one at a time, on one thread; {machine()}.\n"
+    note = (
+        f"Measured on {metrics.clips} {metrics.split} clips of 10 s, one at a time, on one thread of this machine: "
+        f"{machine()}.\n"
+    )
     return f"{table(head, rows, 2)}\n{note}"
 
 

@@ -26,7 +26,10 @@ def readme() -> str:
         "# Components\n\n"
         "`python -m components` writes this page from the signatures and docstrings. Do not edit it.\n\n"
         "Each component runs one step of `iusp.steps` in an image of [docker/](../docker). [pipelines/](../pipelines) "
-        "connects them.\n"
+        "connects them.\n\n"
+        "The component `evaluation` has one input for each seed of each student. On this page, the input `name_seed_0` "
+        "stands for these inputs. In a compiled pipeline, their names are, for example, `small_seed_0` and "
+        "`small_seed_1`.\n"
     )
     return head + "".join(map(_section, components))
 

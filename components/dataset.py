@@ -13,7 +13,7 @@ def dataset(config: str, source: str, dataset: Output[Dataset], recordings: Outp
         config: section `dataset` of params.yaml, as JSON.
         source: digest of the content of the source; if it changes, Kubeflow does not use its cache.
         dataset: index, labels, annotations, taxonomy, and lists of the clips that were left out.
-        recordings: audio files of all good clips.
+        recordings: audio files of all clips that passed the checks.
     """
     from pathlib import Path
 

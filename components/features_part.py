@@ -9,7 +9,7 @@ from components import step
 def features_part(
     config: str, part: int, parts: int, dataset: Input[Dataset], recordings: Input[Dataset], shards: Output[Dataset]
 ) -> None:
-    """Compute the log-mel features of every `parts`-th shard of the clips.
+    """Compute the log-mel features of one part of the shards: the shards `part`, `part + parts`, `part + 2 parts`, ….
 
     Args:
         config: section `features` of params.yaml, as JSON.

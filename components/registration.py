@@ -9,7 +9,7 @@ from components import step
 def registration(
     config: str, dataset: Input[Dataset], evaluation: Input[Artifact], registration: Output[Artifact]
 ) -> None:
-    """Register every student in MLflow, and give the alias `challenger` to the student that is best on validate.
+    """Register every student in MLflow, and give the alias `challenger` to the best student on the validation clips.
 
     Args:
         config: all settings of params.yaml that change a result, as JSON.

@@ -10,9 +10,17 @@ from benchmarks.science.conclusions import COMPARISONS
 from benchmarks.science.grid import CORE
 from benchmarks.science.statistics import Mean, Ratio, gap_closed, mean_of, relative_gain
 from benchmarks.science.study import SETTING, Setting, Study, rank, title
-from benchmarks.science.tables import ABSENT, by_size, effect, share, spread, tested, tested_rows
+from benchmarks.science.tables import ABSENT, by_size, effect, listed, share, spread, tested, tested_rows
 from iusp.device.drift import holm
 
+STAGES = {
+    "main": "in the main regime",
+    "regime": "in other regimes",
+    "search": "in the search for the loss weights",
+    "teacher": "of teachers",
+    "variant": "of variants of a method",
+}
+"""What the runs of each stage are for."""
 MADE_FROM = {"iusp_centred": "iusp", "iusp_scales": "iusp", "iusp+kd": "kd"}
 """What goes beyond the paper, and the method that it changes."""
 
@@ -25,22 +33,26 @@ def section(study: Study, data: str) -> str:
         "Differences": f"{paired(study, data, 'labels')}\n{paired(study, data, 'sp')}",
         "The paper's statistic": (
             "The statistic is (IUSP - labels) / (SP - labels) - 1. It says by how much the gain of IUSP exceeds the "
-            f"gain of SP. Its interval is Fieller's. The paper reports 27.1 % to 122.4 %.\n\n{statistic(study, data)}"
+            "gain of SP. The brackets hold Fieller's 95 % interval of this ratio. If the gain of SP may be zero, the "
+            "possible values are not one interval; the table then shows two limits or *no bound*. In the IUSP paper, "
+            "the statistic is between 27.1 % and 122.4 %.\n\n"
+            f"{statistic(study, data)}"
         ),
     }
     if data in study.teachers:
         parts["Share of the gap closed"] = (
-            "The share is (student - labels) / (teacher - labels), with Fieller's interval over the seeds of the "
-            f"student. The teacher is a single network.\n\n{gap(study, data)}"
+            "The share is (student - labels) / (teacher - labels). The brackets hold Fieller's 95 % interval over the "
+            f"seeds of the student. The teacher is a single network, so it has no seeds.\n\n{gap(study, data)}"
         )
     if study.regimes(data):
         parts["Training regimes"] = regimes(study, data)
     parts |= {
         "Macro AUPRC": _scores(study, data, "macro_auprc"),
-        "CPU time": f"Median CPU time of a run, and its ratio to training on labels alone.\n\n{costs(study, data)}",
-        "Search for the weights": f"Means over seeds on validate; the best of a row is bold.\n\n{search(study, data)}",
+        "CPU time": "The table shows the median CPU time of a run. The brackets show this time divided by the time of "
+        f"training on labels alone.\n\n{costs(study, data)}",
+        "Search for the loss weights": search(study, data),
     }
-    text = f"## Appendix: {title(data)}\n\nData set `{data}`, main regime: {trained}."
+    text = f"## Appendix: {title(data)}\n\nThis section is about the data set `{data}`. The main regime is: {trained}."
     if data in study.teachers:
         text += f" The micro AUPRC of the teacher is {study.teachers[data]:.3f}."
     return text + "\n" + "".join(f"\n### {heading}: {data}\n\n{part}" for heading, part in parts.items())
@@ -48,7 +60,9 @@ def section(study: Study, data: str) -> str:
 
 def _scores(study: Study, data: str, column: str) -> str:
     means = by_size(study, data, lambda one, method: spread(one.score(method, column)))
-    return f"Mean ± standard deviation over seeds (number of seeds).\n\n{means}"
+    return (
+        f"The table shows the mean ± the standard deviation over seeds, and the number of seeds in brackets.\n\n{means}"
+    )
 
 
 def paired(study: Study, data: str, other: str) -> str:
@@ -116,8 +130,8 @@ def regimes(study: Study, data: str) -> str:
     text += "\n" + table(["student", "regime", *(" - ".join(pair) for pair in pairs)], tested_rows(found), 2)
     if moved:
         text += (
-            "\nThe next table shows whether a regime changes how much better IUSP is than SP. It contains IUSP - SP in "
-            "the regime, minus IUSP - SP in the main regime, with the same seeds.\n\n"
+            "\nThe next table shows whether a regime changes the gain of IUSP over SP. The values are (IUSP - SP in "
+            "the regime) - (IUSP - SP in the main regime), for the same seeds.\n\n"
         )
         text += table(["student", "regime", "change of IUSP - SP"], tested_rows(moved), 2)
     return text
@@ -145,7 +159,9 @@ def search(study: Study, data: str) -> str:
     own = study.table[study.table["data"] == data]
     tried, main = own[own["stage"] == "search"], own[own["stage"] == "main"]
     if tried.empty:
-        return "No search was run on this data set: the weights found on the generated scenes are used.\n"
+        return (
+            "No search was run on this data set. The loss weights that were found on the generated scenes are used.\n"
+        )
     used = set(main[["method", "weights", "learning_rate"]].itertuples(index=False, name=None))
     rows, passed_over = [], []
     for method, group in sorted(
@@ -165,10 +181,15 @@ def search(study: Study, data: str) -> str:
         if method in set(main["method"]) and (method, *best) not in used:
             passed_over.append(method)
     budgets = sorted({int(row[-1]) for row in rows})
-    text = table(["method", "where", "seeds", "λ (or learning rate): validate micro AUPRC", "tried"], rows, 4)
-    tried_values = ", ".join(map(str, budgets))
+    text = (
+        "The table shows each loss weight λ that was tried, with the mean micro AUPRC on the validation clips. For "
+        "`labels`, it shows learning rates (lr) instead. The highest value of a row is bold. *Used* marks the value "
+        "that all other tables use.\n\n"
+    )
+    text += table(["method", "setting", "seeds", "λ: micro AUPRC on the validation clips", "values tried"], rows, 4)
+    tried_values = listed(list(map(str, budgets)))
     same = "for every method" if len(budgets) == 1 else "depending on the method"
-    text += f"\nNumber of values tried: {tried_values}, {same}."
+    text += f"\nThe number of values that were tried is {tried_values}, {same}."
     return text + (f" The best value is not used for: {', '.join(passed_over)}.\n" if passed_over else "\n")
 
 
@@ -209,15 +230,24 @@ def beyond(study: Study) -> str:
             rows.append([name, other, setting.name, cell, f"× {setting.cost(name, other):.2f}"])
     dropped = [name for name in sorted(found, key=rank) if name not in kept]
     return (
-        "This section compares each idea that is not in the paper with the method that it changes. p is corrected "
-        "for the number of settings in which the idea was tried. An idea is worth keeping if it gains with p < 0.05 "
-        "in at least one setting, and its interval lies below zero in no setting.\n\n"
-        "An idea changes the method, or it is a variant of a method: *online* runs the teacher in the training loop; "
-        "*ensemble* averages the knowledge of several teachers; with *clean knowledge*, the student sees views with "
-        "masks, but the teacher sees the same views without masks; *layers* uses layers 1 to 3; *decay* lowers the "
-        "weights of the distillation losses linearly to zero; with *tags both*, networks learn coarse and fine "
-        "tags.\n\n"
+        "This section compares each idea that is not in the IUSP paper with the method that the idea changes. p is "
+        "corrected for the number of settings in which the idea was tried. An idea is worth keeping if both are true:\n"
+        "\n"
+        "- In at least one setting, it is better with p < 0.05.\n"
+        "- It is not clearly worse (the whole interval below zero) in any setting.\n\n"
+        "Some ideas are methods of their own, for example `iusp_centred`; [methods.md](methods.md) describes them. The "
+        "other ideas are variants of a method:\n\n"
+        "- *online*: the teacher runs in the training loop.\n"
+        "- *ensemble*: the student learns from the averaged knowledge of several teachers.\n"
+        "- *clean knowledge*: the student gets masked and mixed clips. The teacher gets the same clips without masks "
+        "and without mixing.\n"
+        "- *layers*: the loss uses the last three layers instead of the last layer alone.\n"
+        "- *decay*: the weights of the distillation losses fall linearly to zero.\n"
+        "- *tags both*: the networks learn coarse and fine tags.\n\n"
+        "The verdicts are:\n\n"
         f"- Worth keeping: {'; '.join(kept) or 'none'}.\n- Not worth keeping: {'; '.join(dropped) or 'none'}.\n\n"
+        "The last column is the CPU time of the idea divided by the CPU time of the method that it is compared "
+        "with.\n\n"
         f"{table(['idea', 'compared with', 'setting', 'difference [95 %], p', 'CPU time'], rows, 3)}"
     )
 
@@ -233,16 +263,17 @@ def reference(setting: Setting, name: str) -> str | None:
 def record(study: Study, machine: str) -> str:
     """Return how the numbers were made."""
     runs = study.table
-    stages = ", ".join(f"{number} {stage}" for stage, number in runs.groupby("stage").size().items())
+    stages = listed([f"{number} {STAGES[str(stage)]}" for stage, number in runs.groupby("stage").size().items()])
     searched, compared = runs[runs["stage"] == "search"], runs[runs["stage"].isin(["main", "regime", "variant"])]
 
     def seeds(rows: pd.DataFrame) -> str:
         return ", ".join(map(str, sorted(rows["seed"].unique())))
 
     return (
-        "- `make bench-science` trains what is missing and writes the pages; `python -m benchmarks.science "
+        "- `make bench-science` trains what is missing and writes the pages. `python -m benchmarks.science "
         "--report-only` only writes the pages.\n"
-        f"- {len(runs)} runs ({stages}) took {runs['cpu_seconds'].sum() / 3600:.1f} CPU hours.\n"
-        f"- Machine: {machine}.\n"
-        f"- Seeds of the comparisons: {seeds(compared)}. Seeds of the search: {seeds(searched) or 'none'}.\n"
+        f"- The study has {len(runs)} runs: {stages}.\n"
+        f"- The runs took {runs['cpu_seconds'].sum() / 3600:.1f} CPU hours on this machine: {machine}.\n"
+        f"- The comparisons use the seeds {seeds(compared)}. The search uses other seeds: "
+        f"{seeds(searched) or 'none'}.\n"
     )

@@ -18,7 +18,7 @@ COMPARISONS = (
 
 
 def conclusions(study: Study) -> str:
-    """Return one paragraph: which method is better where, and which one to use."""
+    """Return one list item for each question: which method is better where, and which one to use."""
     sentences = [
         _help(study.mains),
         _answer(study, "IUSP or KD?", "iusp", "kd"),
@@ -26,7 +26,7 @@ def conclusions(study: Study) -> str:
         _answer(study, "IUSP and KD together, or KD alone?", "iusp+kd", "kd"),
         _recommendation(study.mains),
     ]
-    return " ".join(sentence for sentence in sentences if sentence) + "\n"
+    return "".join(f"- {sentence}\n" for sentence in sentences if sentence)
 
 
 def name(method: str) -> str:
@@ -39,11 +39,10 @@ def _help(settings: Sequence[Setting]) -> str:
     wins: list[str] = []
     for method in ("kd", "iusp", "sp"):
         if signs := [gain.sign for one in settings if (gain := one.difference(method, "labels"))]:
-            words = "in" if wins else "beats labels alone in"
-            wins.append(f"{name(method)} {words} {signs.count(1)} of {len(signs)} cases")
+            wins.append(f"{name(method)} beats labels alone in {signs.count(1)} of {len(signs)} cases")
     if not wins:
         return ""
-    return f"**Does distillation help?** {listed(wins)} (a case is one student on one data set)."
+    return f"**Does distillation help?** {listed(wins)}. A case is one student on one data set."
 
 
 def _answer(study: Study, question: str, method: str, other: str) -> str:
@@ -61,7 +60,7 @@ def _answer(study: Study, question: str, method: str, other: str) -> str:
             if sign in found.values()
         ]
         if parts:
-            answers.append(f"On {title(data)}, {listed(parts)}.")
+            answers.append(f"On {title(data)}, {'; '.join(parts)}.")
     return " ".join([f"**{question}**", *answers]) if answers else ""
 
 
@@ -76,15 +75,16 @@ def _recommendation(settings: Sequence[Setting]) -> str:
     best = [(one, one.best([method for method in one.methods if method in CORE])) for one in settings]
     winner, times = Counter(method for _, method in best).most_common(1)[0]
     text = (
-        f"**Which one to use?** On the validation clips, {name(winner)} is the best of these methods in {times} of "
-        f"{len(best)} cases."
+        f"**Which method should you use?** On the validation clips, {name(winner)} has the highest mean of the methods "
+        f"in the table in {times} of {len(best)} cases."
     )
     exceptions: dict[str, list[str]] = {}
     for setting, method in best:
         if method != winner:
-            exceptions.setdefault(method, []).append(f"{setting.student} on {title(setting.data)}")
+            exceptions.setdefault(method, []).append(f"the {setting.student} student on {title(setting.data)}")
     for method, cases in exceptions.items():
-        text += f" {name(method)} is the best in {len(cases)}: {listed(cases)}."
+        cases_word = "case" if len(cases) == 1 else "cases"
+        text += f" {name(method)} has the highest mean in {len(cases)} {cases_word}: {listed(cases)}."
     return text
 
 
@@ -128,14 +128,14 @@ def advice(study: Study) -> str:
         significant = sum(p < 0.05 for p in holm([gain.p for gain in found]))
         counts = [str(signs.count(sign)) for sign in (1, -1, 0)]
         rows.append([f"{method} against {other}", _rule(method, other, signs), *counts, str(significant)])
-    return table(["methods", "rule", "better", "worse", "no clear difference", "significant after Holm"], rows, 2)
+    return table(["methods", "rule", "better", "worse", "no clear difference", "corrected p < 0.05"], rows, 2)
 
 
 def _rule(method: str, other: str, signs: Iterable[int]) -> str:
     if {1, -1} <= set(signs):
         return "It depends on the setting."
     if set(signs) == {0}:
-        return "These seeds give no reason to prefer either."
+        return "These seeds give no reason to prefer one of the two."
     better, worse = (method, other) if 1 in signs else (other, method)
     return f"Prefer {better} to {worse}."
 
@@ -149,4 +149,4 @@ def best_methods(study: Study) -> str:
             None if best == other else one.difference(best, other) for other in ("labels", "kd")
         ]
         rows.append([one.name, best, spread(one.score(best)), *map(effect, gains)])
-    return table(["setting", "best on validate", "score on test", "gain over labels", "gain over kd"], rows, 2)
+    return table(["setting", "best method", "score on test", "gain over labels", "gain over kd"], rows, 2)

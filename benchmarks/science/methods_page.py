@@ -15,12 +15,12 @@ NOT_APPLICABLE = {
     "no decoder",
 }
 STORED = {
-    "logits": ("logits: K", 16),
-    "pooled": ("pooled channels of the last layer: C", 256),
+    "logits": ("K logits", 16),
+    "pooled": ("pooled last layer: C numbers", 256),
     "embedding": ("hashed frames: 2,048 numbers", 4096),
     "similarity": ("frame similarities: T' × T'", 2048),
     "attention": ("attention map: T' × F'", 256),
-    "hints": ("frames, averaged over bands: T' × C", 8192),
+    "hints": ("frame means over the bands: T' × C", 8192),
 }
 """Each kind of knowledge, and its bytes for one layer, as float16, for 8 tags and the default teacher."""
 STUDENT = "small"
@@ -31,12 +31,13 @@ def methods_page(study: Study) -> str:
     """Return docs/methods.md."""
     students = {data: _student(study, data) for data in study.data if study.main(data)}
     trained = "\n".join(f"- {title(data)}: {one.size}, {one.regime}" for data, one in students.items())
-    head = ["method", "what the student learns", "stored for a clip and view", "bytes", "CPU time"]
+    head = ["method", "what the student learns", "stored for each clip and view", "bytes", "CPU time"]
     gains = [f"gain, {title(data)}" for data in students]
     rows = [_row(method, list(students.values())) for method in METHOD_NAMES]
+    dropped = " and ".join(f"`{method}`" for method in METHOD_NAMES if method not in ("labels", *METHODS))
     return f"""# Methods
 
-Choose the distillation method of a student here, and set it in `params.yaml`; `+` combines methods:
+Choose the distillation method of a student here, and set it in `params.yaml`. `+` combines methods:
 
 ```yaml
 students:
@@ -45,36 +46,58 @@ students:
 ```
 
 {table([*head, *gains], rows, 3)}
-- **Stored** is what the teacher step writes for each training clip and view, as float16. The bytes are those of 8 tags
-  and the default teacher, whose last layer has 128 channels × 32 frames × 4 bands.
-- **CPU time** is the training time divided by that of labels alone.
-- **Gain** is the micro AUPRC on test minus that of labels alone: mean and 95 % interval over seeds. If the interval
-  includes zero, the seeds do not show whether the method helps.
+- **A view** is a clip after one random augmentation.
+- **Stored** is what the teacher step writes for each training clip and each of its views, as float16 numbers. K is the
+  number of tags. C, T' and F' are the numbers of channels, frames and bands of a layer of the teacher.
+- **Bytes** are the bytes that are stored for 8 tags and the default teacher. Its last layer has 128 channels, 32 frames
+  and 4 bands.
+- **CPU time** is the CPU time of training with the method, divided by the CPU time of training on labels alone. It is
+  the mean over the data sets.
+- **Gain** is the micro AUPRC of the method minus the micro AUPRC of labels alone, on the test clips: the mean over
+  seeds and its 95 % interval. If the interval includes zero, the seeds do not show whether the method helps.
+- **{dropped}** were tried and not kept. The library does not have
+  them, so `params.yaml` cannot select them.
 
-The gains are those of one student on each data set (architecture family, parameters, augmentation, epochs, batch size):
+The CPU times and gains are measured with one student on each data set. The brackets show its architecture family and
+its number of parameters. The augmentation, the number of epochs and the batch size follow:
 
 {trained}
 
-[results.md](results.md) has all students, and combinations of methods.
+[results.md](results.md) has the results of all students, and of combinations of methods.
 
 `make bench-science` writes this page from `iusp/config/methods.py`, `benchmarks/science/methods.yaml` and
 `benchmarks/science/runs.csv`.
 
 ## Equations
 
-A student minimises the cross-entropy of the labels plus λ times the loss of each of its methods.
+A student minimises the binary cross-entropy (BCE) of the labels plus λ₁ L₁ + λ₂ L₂ + …, where L₁, L₂, … are the losses
+of its methods and λ₁, λ₂, … are the loss weights.
 
-- B: clips of a mini-batch, T': frames of a clip, K: tags. s: student, t: teacher.
-- z: logits, y: labels, σ: sigmoid, τ: temperature.
-- Q: frames as a matrix, with a row for each clip (SP) or for each frame of clip n (IUSP, FitNet). Q̄: its mean frame.
-- rows(·): divides each row by its L2 norm.
-- SKILL: 𝒞 is the set of clusters of the teacher's layers, c is one cluster, and l is a layer.
-- Attention transfer: a is a feature map. Its indices are the channel c, the frame t (of T) and the band f (of F).
-- FitNet: r is the regressor, C the number of the teacher's channels.
-- VIC: S and T are the embeddings with a row for each clip and E columns, C is the covariance of S, ε a small constant.
+These symbols are used by several methods:
+
+- The subscript s means student, and t means teacher. n is the index of a clip, and k is the index of a tag.
+- B is the number of clips of a mini-batch, and K is the number of tags. T', F' and C are the numbers of frames, bands
+  and channels of a layer.
+- z are the logits, y are the labels, σ is the sigmoid function, and τ is the temperature.
+- Q is a matrix of frames. For SP, Q has one row for each clip. For IUSP and FitNet, Q_n has one row for each frame of
+  clip n.
+- rows(·) divides each row of a matrix by its L2 norm. ‖·‖_F is the Frobenius norm of a matrix.
+- G is a matrix of similarities, as the equations of SP and IUSP define it.
+
+These symbols are used by one method:
+
+- SKILL: 𝒞 is the set of clusters of the teacher's layers, c is one cluster, and l is a layer of it. The index (l) means
+  the teacher's layer l. The index (c) means the student's layer that is matched with cluster c. G is the G of IUSP.
+- Attention transfer: a_n is the feature map of clip n. Its indices are the channel d, the frame i and the band j.
+- FitNet: r is the regressor, and C is the number of channels of the teacher's layer.
+- VIC-KD: U_s and U_t are the embeddings, with one row for each clip and E columns. Σ is the covariance matrix of the
+  columns of U_s, and ε is a small constant.
 - Inter-KD: h is one of the H auxiliary heads.
-- Non-target: w weights the tags. Multi-level: P is σ(z / τ), with a row for each clip.
-- Consistency: c is one of the C coarse tags, F_c its fine tags, p a probability.
+- Non-target: w_nk is the weight of tag k in clip n.
+- Multi-level: P is σ(z / τ), with one row for each clip. The first term is the loss of KD.
+- Consistency: 𝒥 is the set of the J coarse tags, ℱ_k is the set of the fine tags of coarse tag k, and p are the
+  probabilities.
+- iusp_centred: Q̄_n is the mean of the rows of Q_n.
 
 {"".join(map(_equation, METHOD_NAMES))}## Methods that do not apply to tagging
 

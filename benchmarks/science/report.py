@@ -27,27 +27,40 @@ def results_page(study: Study, machine: str) -> str:
 
 This page compares the distillation methods. `make bench-science` writes it from `benchmarks/science/runs.csv`.
 
-{_warning(study)}{conclusions(study)}
+{_warning(study)}In the answers below, "A beats B" means that the whole 95 % interval of the difference A - B lies above
+zero.
+
+{conclusions(study)}
 {main_table(study)}
-Mean micro AUPRC on test; the best of a row is bold.{_teachers(study)}
+The table shows the mean micro AUPRC on the test clips. The highest value of each row is bold.{_teachers(study)}
 
 ![gain of each core method over labels alone, for each student](pictures/science_overview.png)
 
 ## How to read it
 
 - **Micro AUPRC** is the area under the precision-recall curve over all coarse tags together (the metric of DCASE 2019
-  Task 5); 1 is perfect.
-- **A setting** is a student, a data set and a training regime. A regime is an augmentation (clean, light or heavy), a
-  number of epochs and a batch size.
-- **Choices** (weights, epochs, the best of several methods) are made on the split validate. All scores are from the
-  split test, unless a table says otherwise.
-- **Comparisons** are made seed by seed: runs with the same seed start from the same weights and see the same batches.
-- **An interval** is the 95 % interval of the paired t-test over seeds. It shows how a result varies with the seed, not
-  with the test clips or the teacher. It is not corrected for the number of comparisons.
-- **"Beats"** means that the interval of the difference excludes zero.
-- **p-values** are corrected for the number of differences in their table (Holm's method); bold means p < 0.05.
+  Task 5); 1 is perfect. **Macro AUPRC** is the mean of the AUPRCs of the single coarse tags.
+- **The data sets** are `embedded`, which contains generated scenes, and `esc-ust`, which contains real recordings.
+- **The students** are tiny, small, medium and large. Tables show the architecture family (plain or CNN-LSTM) and the
+  number of parameters in brackets.
+- **The methods** are described in [methods.md](methods.md). `labels` is training on labels alone. `+` combines methods.
+- **A regime** is an augmentation, a number of epochs and a batch size. The main regime is light augmentation, 20 epochs
+  and batches of 32 clips. With clean augmentation, the training clips are not changed. With light augmentation, they
+  are shifted in time and their volume changes. With heavy augmentation, they are also masked and mixed.
+- **A setting** is a student, a data set and a regime.
+- **A seed** determines the initial network weights and the order of the clips. Each method is trained with several
+  seeds.
+- **Validation clips** (split `validate`) are used for all choices: the loss weights, the epoch to keep, and the best of
+  several methods. All scores are from the test clips (split `test`), unless a table says otherwise.
+- **Comparisons** use pairs of runs with the same seed. The two runs start from the same network weights and see the
+  same batches.
+- **An interval** is the 95 % interval of the paired t-test over seeds. It shows how a result varies with the seed. It
+  does not show how the result varies with the test clips or with the teacher. It is not corrected for the number of
+  comparisons.
+- **p** is the p-value of the same t-test, corrected by Holm's method for the number of differences in the table. In
+  tables with p, bold means p < 0.05. In the table of all methods, bold means that the interval excludes zero.
 
-The rest of this page is the appendix: all methods, all training regimes, all tables.
+The rest of this page is the appendix. It has all methods, all training regimes and all tables.
 
 ## Appendix: targets
 
@@ -56,18 +69,21 @@ The targets were set before the study.
 {targets(study)}
 ## Appendix: all methods
 
-Differences of micro AUPRC in the main settings; bold means that the interval excludes zero.
+The table shows differences of micro AUPRC in the main regime. Bold means that the interval of the difference excludes
+zero.
 
 {all_differences(study, others)}
 ![gains of all methods over labels alone, for each student](pictures/science_methods.png)
 
 ## Appendix: when to use which method
 
-The table counts the settings, over all training regimes, in which the interval of the difference is above zero
-(better), is below zero (worse), or includes zero (no clear difference).
+Each row compares two methods in every setting. *Better*, *worse* and *no clear difference* are numbers of settings. In
+a setting, the first method is better if the whole interval of the difference is above zero, and worse if the whole
+interval is below zero. The last column is the number of settings with p < 0.05, after Holm's correction for the number
+of settings in the row.
 
 {advice(study)}
-The method with the best mean on validate in each setting:
+The next table shows, for each setting, the method with the highest mean on the validation clips:
 
 {best_methods(study)}{regimes if any(study.regimes(data) for data in study.data) else ""}
 {"".join(f"{section(study, data)}{chr(10)}" for data in study.data)}## Appendix: beyond the paper

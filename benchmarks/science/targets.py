@@ -52,15 +52,20 @@ def targets(study: Study) -> str:
         return [(setting.best(combinations), "kd")] if combinations else []
 
     mains = study.main(EMBEDDED)
-    order = Target(f"SP beats labels alone, and IUSP beats SP, at every size on {EMBEDDED}", 2 * len(mains))
+    order = Target(f"SP beats labels alone, and IUSP beats SP, for every student on {EMBEDDED}", 2 * len(mains))
     _compare(order, mains, lambda _: [("sp", "labels"), ("iusp", "sp")])
-    combined = Target(f"The best combination beats KD alone at every size ({', '.join(study.data)})", len(study.mains))
+    data = " and ".join(study.data)
+    combined = Target(f"The best combination beats KD alone for every student on {data}", len(study.mains))
     _compare(combined, study.mains, best_against_kd)
     found = [order, combined, _gap_target(study)]
     return (
         "".join(f"- {target.text}: **{target.verdict}**.\n" for target in found)
-        + "\nMet: the whole interval lies on the expected side of the limit. Not met: the whole interval lies on the "
-        "other side. Unclear: the interval includes the limit, so more seeds are needed to decide.\n\n"
+        + "\nEach target consists of several comparisons; the brackets count them by verdict. A target is met if all "
+        "its comparisons are met, and not met if one of them is not met.\n\n"
+        "The next table shows the comparisons. The limit of a difference is 0, and the limit of the closed share of "
+        f"the gap is {SHARE:.0%}. A comparison is *met* if the whole interval lies on the expected side of the limit. "
+        "It is *not met* if the whole interval lies on the other side. It is *unclear* if the interval includes the "
+        "limit; more seeds are then needed to decide.\n\n"
         + table(
             ["expected", "data", "student", "verdict", "measured [95 %]"],
             [row for target in found for row in target.rows],
@@ -80,8 +85,8 @@ def _compare(
 
 def _gap_target(study: Study) -> Target:
     target = Target(
-        f"The best student of at most {LARGEST:,} parameters closes {SHARE:.0%} of the gap between labels alone and "
-        "its teacher",
+        f"The best student of at most {LARGEST:,} parameters closes {SHARE:.0%} of the gap between training on labels "
+        "alone and the teacher, on each data set",
         len(study.data),
     )
     for data in study.data:

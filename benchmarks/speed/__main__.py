@@ -31,22 +31,29 @@ bands. The lower bound is the time of the unavoidable operations alone; its resa
 resampler has a steeper filter and takes longer.""",
     "distillation": """## Distillation
 
-This section compares epochs of a student on one thread: with the stored knowledge of the teacher, with labels alone,
-and with the teacher in the training loop (`distillation.knowledge: online`).""",
+This section compares the training time of a student on one thread in three cases. The student learns from labels alone,
+from labels and the stored knowledge of the teacher, or from labels and the teacher in the training loop
+(`distillation.knowledge: online`). A view is a clip after one random augmentation.""",
     "training": """## Training step
 
-A step is the forward pass, the backward pass, AdamW and the input pipeline, on one thread. *Plain* is the default of
-PyTorch: float32, contiguous memory. The gain of bfloat16 depends on the processor, which is named below the tables:
-`amx_bf16` multiplies matrices in bfloat16, `avx512_bf16` only vectors.""",
+A step is the forward pass, the backward pass, AdamW and the input pipeline, on one thread. *Default float32* is the
+default of PyTorch: float32 numbers in contiguous memory. *Channels-last* is another order of the numbers in memory.
+*Plain* and *CNN-LSTM* are families of networks. The gain of bfloat16 depends on the instruction set of the processor,
+which is named below the tables. The instruction set `amx_bf16` multiplies matrices in bfloat16; `avx512_bf16`
+multiplies only vectors in bfloat16.""",
     "scoring": """## Score and bootstrap
 
-The metric is compared with the textbook loop, which counts over all clips and tags for each threshold.""",
+This section compares the function `score`, which computes the metric, with loops over the thresholds. For each
+threshold, the textbook loop counts the true and false positives over all clips and tags. A faster loop counts each tag
+once and adds the counts.""",
     "overhead": """## The whole pipeline
 
-This section measures `make run` with the settings of params.yaml, without any cached result.""",
+This section measures `make run` with the settings of params.yaml. No step has a cached result.""",
     "growth": """## Growth
 
-The same steps run on 250, 1,000 and 4,000 clips.""",
+The same steps run on 250, 1,000 and 4,000 clips. From 250 to 1,000 clips, 750 clips are added. From 1,000 to 4,000
+clips, 3,000 clips are added, which is 4 times as many. If the time grows in proportion to the number of clips, the
+ratio is 1.""",
     "gpu": """## On a GPU
 """,
 }
@@ -101,10 +108,12 @@ def page(record: dict[str, Any]) -> str:
         "# Performance\n\nThis page says how fast each part is, compared with the usual alternative, and whether it "
         f"meets its target. `make bench` writes it.\n\n{len(aims) - len(missed)} of {len(aims)} targets are met."
     )
-    text += " Missed:\n\n" + "\n".join(f"- {what}" for what in missed) + "\n" if missed else "\n"
+    text += " These targets are missed:\n\n" + "\n".join(f"- {what}" for what in missed) + "\n" if missed else "\n"
     text += (
-        "\nWe and the alternative take turns on the same core with the same clips. A ratio (×) divides one median "
-        "CPU time by the other. The spread is the range of the ratios of single turns.\n"
+        "\nOur code and the alternative take turns on the same core with the same clips. A ratio (×) is the quotient "
+        "of two median CPU times. The table names the dividend and the divisor: *A ÷ B* is the time of A divided by "
+        "the time of B. In a turn, each of them is measured "
+        "once. The spread is the smallest and the largest ratio of a single turn.\n"
     )
     return text + "".join(
         section(introduction, record[name]) for name, introduction in SCRIPTS.items() if name in record
@@ -116,11 +125,13 @@ def section(introduction: str, found: dict[str, Any]) -> str:
     text = f"\n{introduction.strip()}\n"
     if found["figures"]:
         text += "\n" + table(["measured", "target", "value", "spread", "verdict"], figures(found))
-    text += "".join(f"\n{note}\n" for note in found["notes"])
+    text += "".join(f"\n{note[0].upper()}{note[1:]}\n" for note in found["notes"])
     for caption, (head, *rows) in found["profiles"].items():
         text += f"\nProfile: {caption}\n\n{table(head, rows)}"
     libraries = ", ".join(f"{library} {number}" for library, number in found["versions"].items() if library != "torch")
-    return f"{text}\n{found['machine']}, {libraries}; {found['date']}.\n"
+    if not found["figures"] and any(note.startswith("Not measured") for note in found["notes"]):
+        return text
+    return f"{text}\nMeasured on {found['machine']}, with {libraries}; {found['date']}.\n"
 
 
 def main() -> None:

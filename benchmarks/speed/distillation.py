@@ -6,17 +6,30 @@ import statistics
 import time
 
 from benchmarks.speed.epochs import NAMES, Setting, epoch, untrained_teacher
-from benchmarks.speed.timing import WORK, Report, embedded, interleaved, one_thread, operators, ratio, settings
+from benchmarks.speed.timing import (
+    WORK,
+    Report,
+    duration,
+    embedded,
+    interleaved,
+    one_thread,
+    operators,
+    ratio,
+    settings,
+)
 from iusp.config.base import Architecture
 from iusp.training.knowledge import read_knowledge
 
 TEACHERS: dict[str, tuple[Architecture, int, int]] = {
     "default teacher": ("residual", 320_000, 5),
-    "13 M VGGish-style teacher": ("vggish", 13_000_000, 15),
+    "VGGish-style teacher (13 M parameters)": ("vggish", 13_000_000, 15),
 }
 """Family, parameters, and the target of the ratio."""
 CLIPS, SLOW_CLIPS = 192, 64
-STUDENTS: dict[str, tuple[Architecture, int]] = {"plain, 7 k": ("plain", 7000), "CNN-LSTM, 3.5 k": ("cnn_lstm", 3500)}
+STUDENTS: dict[str, tuple[Architecture, int]] = {
+    "plain student (7 k parameters)": ("plain", 7000),
+    "CNN-LSTM student (3.5 k parameters)": ("cnn_lstm", 3500),
+}
 
 
 def main() -> None:
@@ -42,9 +55,10 @@ def main() -> None:
                 cached = {method: epoch(fast, data, view, method, knowledge) for method in NAMES}
                 times = interleaved(cached, 8)
                 for method in ("kd", "sp", "iusp"):
-                    what = f"a step of {student} with cached knowledge ({method}), against labels alone"
+                    what = f"{student}: step with stored knowledge ({method}) ÷ step with labels alone"
                     report.figures.append(ratio(what, times[method], times["labels"], 1.15, at_most=True))
-                report.profiles[f"an epoch of {student} with iusp, by operator"] = operators(cached["iusp"])
+                caption = f"{student}: an epoch with stored knowledge (iusp), by operator"
+                report.profiles[caption] = operators(cached["iusp"])
             times = interleaved(
                 {
                     "cached": epoch(slow, data, view, "iusp", knowledge),
@@ -52,15 +66,15 @@ def main() -> None:
                 },
                 4,
             )
-            what = f"an epoch of {student} (iusp), against the {title} in the loop"
+            what = f"{student}: epoch with the {title} in the loop ÷ epoch with stored knowledge (iusp)"
             report.figures.append(ratio(what, times["online"], times["cached"], target))
             cached_clip, online_clip = (statistics.median(times[name]) / SLOW_CLIPS for name in ("cached", "online"))
             views, epochs = config.teacher.views, config.distillation.training.epochs
             report.notes.append(
-                f"{title}, student {student}: computing the knowledge of one view of a clip takes "
-                f"{making * 1000:.2g} ms, once. Storing the knowledge of {views} views "
-                f"saves time after {math.ceil(views * making / (online_clip - cached_clip))} epochs in all, over all "
-                f"students and seeds (each trains for {epochs} epochs)."
+                f"{title}, {student}: it takes {duration(making)} to compute and store the knowledge of one view of a "
+                f"clip. This is done once. Storing the knowledge of {views} views saves time after "
+                f"{math.ceil(views * making / (online_clip - cached_clip))} epochs in total, counted over all students "
+                f"and seeds. Each student trains for {epochs} epochs with each seed."
             )
     report.print()
 

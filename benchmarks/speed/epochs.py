@@ -27,14 +27,14 @@ NAMES = {"labels": (), "kd": ("logits",), "sp": ("embedding-1",), "iusp": ("simi
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and how.
+    """A network, and how it is trained.
 
     Attributes:
         architecture: family of the network.
-        parameters: largest number of its parameters.
-        config: settings of the training, of which `precision`, `batch_size` and `device` are used.
+        parameters: largest number of parameters of the network.
+        config: training settings, of which `precision`, `batch_size` and `device` are used.
         contiguous: whether to use contiguous memory instead of channels-last.
-        clips: number of clips of an epoch; None for all.
+        clips: number of clips in an epoch; None means all clips.
     """
 
     architecture: Architecture
@@ -52,7 +52,7 @@ def untrained_teacher(
     augmentation: Augmentation,
     folder: Path,
 ) -> Tagger:
-    """Write an untrained teacher and its knowledge about one view, which cost as much as those of a trained one."""
+    """Write an untrained teacher and its knowledge of one view of each clip; this takes as long as with training."""
     teacher, description = new_network(architecture, parameters, data, config, 0)
     NetworkFolder(folder).save(teacher, description)
     names = [name for names in NAMES.values() for name in names]
@@ -68,15 +68,16 @@ def epoch(
     knowledge: Knowledge | None = None,
     teacher: Tagger | None = None,
 ) -> Callable[[], object]:
-    """Return what trains a student for one epoch.
+    """Return a function that trains a student for one epoch.
 
     Args:
-        setting: of the student.
+        setting: the student, and how it is trained.
         data: the training clips.
-        view: of them.
+        view: random numbers of the augmentation, which turn each clip into a view.
         method: `labels`, `kd`, `sp` or `iusp`.
-        knowledge: of the teacher about the view.
-        teacher: is asked instead.
+        knowledge: stored knowledge of the teacher; None if the method needs no knowledge.
+        teacher: teacher that runs in the training loop in place of the stored knowledge; None to use the stored
+            knowledge.
     """
     config = setting.config
     network, _ = new_network(setting.architecture, setting.parameters, data, config, 0)

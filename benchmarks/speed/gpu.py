@@ -54,10 +54,11 @@ def main() -> None:
     small = Setting(*TEACHER, training.model_copy(update={"precision": "float32"}))
     slow = len(data.clips) / seconds(epoch(small, data, view))
     report.notes.append(
-        f"{torch.cuda.get_device_name()}: the VGGish-style teacher of 13 M parameters trains on {rate:,.0f} clips per "
-        f"second in bfloat16, batches of {BATCH} ({slow:,.0f} in float32): {rate * macs / peak:.0%} of the "
-        f"{2 * peak / 1e12:,.0f} TFLOP/s that a large matrix product reaches. Clips are streamed in float16 from "
-        "pinned memory and augmented on the GPU."
+        f"On {torch.cuda.get_device_name()}, the VGGish-style teacher (13 M parameters) trains on {rate:,.0f} clips "
+        f"per second in bfloat16 and on {slow:,.0f} clips per second in float32, in batches of {BATCH} clips. In "
+        f"bfloat16, it reaches {rate * macs / peak:.0%} of the throughput of a large matrix product, which is "
+        f"{2 * peak / 1e12:,.0f} TFLOP/s. The clips are copied to the GPU in float16 from pinned memory and augmented "
+        "there."
     )
     report.print()
 

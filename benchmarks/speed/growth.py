@@ -116,7 +116,7 @@ def main() -> None:
         name = {"features": "the features step", "epoch": "a training epoch"}[what]
         report.figures.append(
             Figure(
-                f"{name}: time of 3000 more clips ÷ (4 × time of 750 more clips)",
+                f"{name}: time for 3,000 more clips ÷ (4 × time for 750 more clips)",
                 growth,
                 growth,
                 growth,
@@ -127,7 +127,7 @@ def main() -> None:
         memory = peaks[2] / peaks[0]
         report.figures.append(
             Figure(
-                f"{name}: peak memory with 4000 clips ÷ peak memory with 250",
+                f"{name}: peak memory for 4,000 clips ÷ peak memory for 250 clips",
                 memory,
                 memory,
                 memory,
@@ -138,10 +138,11 @@ def main() -> None:
         report.notes.append(
             f"{name}: "
             + "; ".join(
-                f"{size} clips {second:.1f} s, {peak / 2**20:.0f} MiB"
+                f"{size:,} clips take {second:.1f} s and {peak / 2**20:.0f} MiB"
                 for size, second, peak in zip(SIZES, seconds, peaks, strict=True)
             )
-            + ". Times are CPU seconds and include the start of processes. Memory does not include cached files."
+            + ". The times are CPU seconds. They include the start of processes. The memory does not include cached "
+            "files, which the kernel can drop."
         )
     report.print()
 

@@ -119,10 +119,10 @@ def main() -> None:
         Figure("make run: overhead ÷ computing time", share, share, share, " %", target=25, at_most=True)
     )
     report.notes.append(
-        "Computing time is the time inside the steps. It includes the reading and writing of files, but neither the "
-        "imports of worker processes nor the logging of epochs to MLflow. "
-        f"Of {whole:.0f} s, DVC itself (its start, checksums and cache) takes {dvc:.0f} s, and imports and MLflow take "
-        f"{whole - dvc - computing:.0f} s."
+        "Computing time is the time inside the steps. It includes the reading and writing of files. It does not "
+        "include the imports of worker processes or the logging of epochs to MLflow. "
+        f"`make run` takes {whole:.0f} s. Of this time, DVC itself (its start, checksums and cache) takes {dvc:.0f} s, "
+        f"and imports and MLflow take {whole - dvc - computing:.0f} s."
     )
     report.profiles["make run, by step"] = rows
     report.print()

@@ -246,7 +246,7 @@ def page(record: dict[str, Any]) -> str:
             "part",
             *(f"{int(size):,} clips" for size in sizes),
             "ms per clip",
-            f"÷ ms per clip at {int(sizes[-2]):,} clips",
+            f"relative to {int(sizes[-2]):,} clips",
         ]
     ]
     peaks = [["part", *(f"{int(size):,} clips" for size in sizes), "growth in bytes per clip"]]
@@ -265,46 +265,64 @@ def page(record: dict[str, Any]) -> str:
     waiting, cold = (each[name] / each["epoch"] for name in ("input pipeline", "input pipeline, from the disk"))
     came = greatest["input pipeline, from the disk"]["from disk"]
     killed, held = greatest["killed"], greatest["bytes"]
-    kept = [["stored for each clip", "bytes"], *([name, f"{held[name]:,.0f}"] for name in held)]
+    kept = [["what is stored", "bytes for each clip (and view)"], *([name, f"{held[name]:,.0f}"] for name in held)]
     return f"""# Scale
 
 This page says how time, memory and disk space grow with the number of clips, and what two million clips would need.
-`python -m benchmarks.speed.scale` writes it. Measured on {record["machine"]}; {record["date"]}.
+`python -m benchmarks.speed.scale` writes it. The figures were measured on this machine: {record["machine"]}
+({record["date"]}).
 
-The clips are those of the embedded data set, all different: 10 s at 16 kHz, as a folder of FLAC files. Each part runs
-in a process of its own. Time is wall time. Memory is the peak over all processes of the part. It includes Python and
-its libraries, but no cached files, which the kernel can drop.
+The clips are generated scenes (data set `embedded`). No two clips are equal. Each clip is a FLAC file of 10 s at 16
+kHz. A view is a clip after one random augmentation.
+
+Each part of the pipeline runs in a process of its own. Time is wall time. Memory is the peak of the memory of all
+processes of the part together. It includes the memory of Python and its libraries. It does not include cached files,
+which the kernel can drop.
 
 ## Time
 
 {table(times[0], times[1:])}
+- *knowledge of a view*: the teacher computes and stores its knowledge of one view of each training clip.
+- *teacher's epoch*: the default teacher trains for one epoch. The time is measured on at most {TEACHER_CLIPS:,} clips
+  and multiplied.
+- *student's epoch*: a small student (architecture family {STUDENT[0]}, at most {STUDENT[1]:,} parameters) trains for
+  one epoch with IUSP.
+- *input pipeline*: all batches of an epoch are read and augmented, without training. *From the disk* means that the
+  files are not cached in memory.
+
+The column *ms per clip* is the time for {last:,} clips, divided by {last:,}. The last column is this value divided by
+the same value for {int(sizes[-2]):,} clips; if the time grows in proportion to the number of clips, it is 1.
+
 The features step processes {1 / each["features, 1 cores"]:,.0f} clips per second on one core, and
-{1 / each[f"features, {cores} cores"]:,.0f} on {cores}.
+{1 / each[f"features, {cores} cores"]:,.0f} clips per second on {cores} cores.
 
 ## Memory
 
 {table(peaks[0], peaks[1:])}
-Memory grows only with the tables. They contain the name, checksum and labels of each clip and, in the dataset step,
-its annotations (three for each training clip); pandas needs memory to sort and join them. Audio, features and
-knowledge are streamed.
+The last column is the memory that one more clip takes. Memory grows only with the tables of clips. A table contains the
+name, the checksum and the labels of each clip. In the dataset step, there is also a table with three annotations for
+each training clip. pandas needs memory to sort and join the tables. Audio, features and knowledge are streamed, so they
+are never in memory as a whole.
 
 ## After a kill
 
-The features step was killed (SIGKILL) when {killed["kept"]} of {killed["shards"]} shards were written, and started
-again. It wrote {killed["made again"]} of these shards a second time. A kill loses only the shards in progress, one
-for each worker.
+The features step was killed (SIGKILL) when {killed["kept"]} of {killed["shards"]} shards were written, and then it was
+started again. It wrote {killed["made again"]} of the {killed["kept"]} finished shards a second time. A kill loses only
+the shards that are being written. Each worker writes one shard at a time.
 
 ## Waiting for data
 
-The model waits while a batch is read from the packed file and augmented. The share is largest for
-the smallest student ({STUDENT[0]}, at most {STUDENT[1]:,} parameters): making the batches takes {waiting:.0%} of its
-epoch, or {cold:.0%} if the files are not cached in memory ({came:.0%} of their bytes then come from the disk).
+The model waits while a batch is read from the packed file and augmented. A small student waits for a larger share of
+its training time than a large one. For the student of the table above, reading and augmenting the batches takes
+{waiting:.0%} of the time of an epoch. If the packed files are not cached in memory, it takes {cold:.0%}; {came:.0%} of
+the bytes of these files then come from the disk.
 
 ## Disk space
 
 {table(kept[0], kept[1:])}
-Knowledge takes a constant number of bytes for each clip and view: for SP, the frames of a clip are hashed, and for
-IUSP, a matrix compares the frames of one clip. Nothing is stored for pairs of clips.
+The rows *recordings* and *features* are bytes for each clip. The other rows are the knowledge of the teacher, in bytes
+for each training clip and each view: `embedding-1` is for SP, `similarity-1` is for IUSP, and `logits` is for KD.
+Nothing is stored for pairs of clips, so the knowledge grows in proportion to the number of clips.
 
 {_plan(each, growth, base, held, cores)}"""
 
@@ -362,37 +380,42 @@ def _plan(
         # Training takes one core; noise may make the smaller size the greater one.
         used = float(parse_quantity(pod.cpu)) if step in ("dataset", "features") else 1
         fits = (float(parse_quantity(pod.memory)) - base[part]) / max(growth[part], 1)
-        ends[f"memory of *{step}*"] = fits
-        ends[f"time of *{step}*"] = done = pod.timeout_seconds * used / seconds_of.get(step, student)
+        ends[f"memory limit of *{step}*"] = fits
+        ends[f"time limit of *{step}*"] = done = pod.timeout_seconds * used / seconds_of.get(step, student)
         limits.append([step, pod.memory, f"{fits:,.0f}", f"{pod.timeout_seconds:,} s", f"{done:,.0f}"])
     first = min(ends, key=ends.__getitem__)
     return f"""## A plan for {PLAN_CLIPS:,} clips
 
-This is the size of AudioSet. The plan multiplies the figures above, for the defaults of params.yaml ({epochs} epochs,
-{views} views) and for cores like these. It assumes ${CORE_HOUR} per core-hour and ${GB_MONTH} per GB and month, which
-are common cloud prices. Nothing was run at this size.
+AudioSet has about this number of clips. The plan multiplies the figures for each clip above by {PLAN_CLIPS:,}, and by
+the numbers of epochs and views in params.yaml ({epochs} epochs, {views} views). It assumes cores like those of the
+machine above, and prices of ${CORE_HOUR} per core-hour and ${GB_MONTH} per GB and month, which are common in clouds.
+Nothing was run at this size.
 
 {table(rows[0], rows[1:])}
-The step *{slowest}* takes most of the time, {hours[slowest] / sum(hours.values()):.0%} of the hours of all steps; a
-GPU or `torchrun` shortens it. The step *{largest}* takes most of the storage,
-{sizes[largest] / sum(sizes.values()):.0%}. Recordings as WAV files of 44.1 kHz and 16 bit would take
-{WAV_BYTES / held["recordings"]:.1f} times the storage; [performance.md](performance.md) has the time of their
-features. Recordings that are downloaded into `dataset.sonyc_ust.keep`, or that come from a folder, take this
-storage twice, because their originals stay there.
+The row *{slowest}* has {hours[slowest] / sum(hours.values()):.0%} of the hours of all rows. A GPU or `torchrun`
+shortens this time. The row *{largest}* has {sizes[largest] / sum(sizes.values()):.0%} of the stored bytes of all rows.
+
+WAV files of 44.1 kHz and 16 bit would take {WAV_BYTES / held["recordings"]:.1f} times as many bytes as these FLAC
+files. [performance.md](performance.md) says how long it takes to compute features from such WAV files. The dataset step
+copies recordings that come from a folder, or that are downloaded into the folder `dataset.sonyc_ust.keep`. The
+originals stay in that folder, so such recordings are stored twice.
 
 On Kubeflow, `kubeflow.feature_parts: {PODS}` divides the {shards:,} shards of the features among {PODS} pods. With
-`kubeflow.work_claim`, a killed pod continues where it stopped; the volume contains the shards in addition to the
-merged file. The dataset step is one pod with a worker for each core. Students train in parallel, in one pod for each
-seed.
+`kubeflow.work_claim`, a pod that was killed continues where it stopped. The persistent volume of this claim then
+contains the shards in addition to the merged file of features. The dataset step is one pod with one worker for each
+core. Students train in parallel, in one pod for each seed.
 
 ## What breaks first
 
-The limits in `kubeflow.pod` and `kubeflow.steps` of params.yaml stop a step when it processes more clips than
-this table lists. Evaluation and registration are not measured; they read only the held-out clips.
+On Kubeflow, each step has a memory limit and a time limit (`kubeflow.pod` and `kubeflow.steps` of params.yaml). The
+table shows the number of clips at which a step reaches each limit. With more clips, Kubeflow stops the step. The table
+does not contain the steps evaluation and registration, which were not measured. They read only the validation and test
+clips.
 
 {table(limits[0], limits[1:])}
-The first limit is the {first}, at {ends[first]:,.0f} clips. A pod that runs out of time is retried
-{cluster.pod.retries} times; with `kubeflow.work_claim`, each retry continues where the last one stopped.
+The first limit that a growing data set reaches is the {first}, at {ends[first]:,.0f} clips. A pod that runs out of time
+is retried {cluster.pod.retries} times. With `kubeflow.work_claim`, each retry continues where the pod before it
+stopped.
 """
 
 

@@ -92,8 +92,14 @@ def ratio(what: str, over: list[float], under: list[float], target: float | None
 
 
 def milliseconds(seconds: list[float]) -> str:
-    """Return the median in milliseconds."""
-    return f"{statistics.median(seconds) * 1000:.3g} ms"
+    """Return the median as text; see `duration`."""
+    return duration(statistics.median(seconds))
+
+
+def duration(seconds: float) -> str:
+    """Return a time with three digits, in milliseconds below one second and in seconds from one second on."""
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
 def operators(job: Callable[[], object], rows: int = 8) -> list[list[str]]:

@@ -1,11 +1,13 @@
 r"""Attention transfer: maps of where in time and frequency a layer is active (Zagoruyko & Komodakis, ICLR 2017).
 
-.. math:: A_{t,f} = \sum_c a_{c,t,f}^2, \quad
-    L = \frac{1}{B T F} \sum_n \left\lVert \frac{A_{n,t}}{\lVert A_{n,t} \rVert_2}
+.. math:: A_n[i, j] = \sum_d a_n[d, i, j]^2, \quad
+    L = \frac{1}{B T' F'} \sum_n \left\lVert \frac{A_{n,t}}{\lVert A_{n,t} \rVert_2}
     - \frac{A_{n,s}}{\lVert A_{n,s} \rVert_2} \right\rVert_2^2
 
-where a are the feature maps of one layer. This is the paper's activation-based form with p = 2. The squared differences
-are averaged, not summed, as in the authors' code.
+a_n is the feature map of one layer for clip n. Its indices are the channel d, the frame i and the band j. The
+subscripts t and s mean teacher and student. B is the number of clips, T' the number of frames and F' the number of
+bands. This is the paper's activation-based form with p = 2. As in the authors' code, the squared differences are
+averaged. The paper sums them.
 """
 
 from torch import Tensor
@@ -17,12 +19,12 @@ from iusp.models.maps import attention_map
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of the normalised attention.
+    """Return the mean squared difference of the normalised attention maps.
 
     Args:
-        student: feature maps (B, C, T, F).
-        teacher: attention maps (B, T', F'), up to a factor per clip. If the sizes differ along an axis, the larger one
-            is averaged to the smaller one.
+        student: feature maps (B, C, T', F') of the student.
+        teacher: attention maps (B, T'', F'') of the teacher. A constant factor for each clip has no effect. If the two
+            networks have different numbers of frames or bands, the larger map is averaged to the size of the smaller.
     """
     size = min(student.shape[2], teacher.shape[1]), min(student.shape[3], teacher.shape[2])
     student_map, teacher_map = (

@@ -1,10 +1,12 @@
-r"""Consistency: a coarse tag is as probable as the most probable of its fine tags (after I²KD).
+r"""Consistency: a coarse tag should be as probable as the most probable of its fine tags.
 
-.. math:: L = \frac{1}{B C} \sum_n \sum_c \left(p_{n,c} - \max_{f \in F_c} p_{n,f}\right)^2, \quad p = \sigma(z)
+.. math:: L = \frac{1}{B J} \sum_n \sum_{k \in \mathcal J} \left(p_{n,k} - \max_{f \in \mathcal F_k} p_{n,f}\right)^2,
+    \quad p = \sigma(z)
 
-where F_c are the fine tags of category c. It needs no teacher: the taxonomy is the knowledge. I²KD's text was not
-available; only its idea is used: predictions at different levels should agree. If the kind of a sound is unknown, the
-labels have a coarse tag and no fine tag, and this loss contradicts the labels.
+𝒥 is the set of the J coarse tags, and ℱ_k is the set of the fine tags of coarse tag k. The loss needs no teacher,
+because the taxonomy says which tags belong together. It follows the idea of I²KD that predictions at different levels
+should agree. The text of I²KD was not available. If the kind of a sound is unknown, the labels have a coarse tag and no
+fine tag. For such clips, this loss contradicts the labels.
 """
 
 from collections.abc import Sequence
@@ -16,12 +18,12 @@ from iusp.distillation.method import MethodLoss, Outputs, Subject
 
 
 def consistency_loss(logits: Tensor, coarse: Sequence[int], fine: Sequence[Sequence[int]]) -> Tensor:
-    """Return the mean over clips and categories; gradients flow through both terms of the difference.
+    """Return the mean squared difference over clips and categories. Both terms of the difference have gradients.
 
     Args:
         logits: logits (B, K) of the student.
-        coarse: index of the column of the coarse tag, for each category.
-        fine: indices of the columns of the fine tags, at least one, for each category.
+        coarse: for each category, the index of the logit of its coarse tag.
+        fine: for each category, the indices of the logits of its fine tags; each category has at least one fine tag.
     """
     p = logits.float().sigmoid()
     highest = torch.stack([p[:, list(columns)].amax(dim=1) for columns in fine], dim=1)
@@ -29,7 +31,7 @@ def consistency_loss(logits: Tensor, coarse: Sequence[int], fine: Sequence[Seque
 
 
 class Loss(MethodLoss):
-    """Consistency loss of a batch, over the categories with both coarse and fine predictions."""
+    """Consistency loss of a batch, over the categories whose coarse tag and fine tags are all predicted."""
 
     def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
         super().__init__(subject, layers, temperature)

@@ -2,9 +2,10 @@ r"""FitNet: the features of a middle layer as hints (Romero et al., ICLR 2015, e
 
 .. math:: L = \frac{1}{2 B T' C} \sum_n \lVert Q_{n,t} - r(Q_{n,s}) \rVert_F^2
 
-Q_n has one row per frame of clip n. The regressor r is trained with the student and maps its channels to the teacher's
-channels. In the paper, the hints are whole feature maps. Here they are averaged over the bands, so that they can be
-stored and both networks may have different numbers of bands.
+Q_n has one row for each frame of clip n. The subscripts t and s mean teacher and student. The regressor r maps the
+channels of the student to the C channels of the teacher. It is trained together with the student. In the paper, the
+hints are whole feature maps. Here, the hints are averaged over the bands. This makes them small enough to store, and
+the two networks may have different numbers of bands.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return half the mean squared difference of frames.
 
     Args:
-        student: frames (B, T', C), after the regressor.
-        teacher: frames (B, T'', C). If T' and T'' differ, the longer sequence is averaged to the shorter one.
+        student: frames (B, T', C) of the student, after the regressor.
+        teacher: frames (B, T'', C) of the teacher. If T' and T'' differ, the longer sequence is averaged to the length
+            of the shorter one.
     """
     count = min(student.shape[1], teacher.shape[1])
     return (pooled_frames(teacher.float(), count) - pooled_frames(student.float(), count)).square().mean() / 2

@@ -3,8 +3,9 @@ r"""Inter-KD: labels and soft labels for auxiliary heads on the middle layers (Y
 .. math:: L = \frac{1}{H} \sum_h \mathrm{BCE}(\sigma(z_h), y)
     + \tau^2 \cdot \mathrm{BCE}(\sigma(z_h / \tau), \sigma(z_t / \tau))
 
-where z_h are the logits of head h. In the paper, the heads are CTC layers of a speech recogniser; here they are tagging
-heads. They are trained with the student and then dropped.
+z_h are the logits of head h, y are the labels, and z_t are the logits of the teacher. In the paper, the heads are CTC
+layers of a speech recogniser. Here, the heads are tagging heads. They are trained together with the student and removed
+after training.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The weighted sum of the distillation losses of a student, each defined in the module of its method."""
+"""The weighted sum of the distillation losses of a student. The loss of each method is in the method's own module."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -16,11 +16,12 @@ def loss_class(method: str) -> type[MethodLoss]:
 
 
 class DistillationLosses(nn.Module):
-    """The weighted distillation losses of a student, and the auxiliary layers that are trained with it.
+    """The weighted distillation losses of a student, and the auxiliary layers that are trained with the student.
 
     Args:
-        recipe: methods of the student, their weights and their layers; the student must have those layers.
-        subject: student and teacher.
+        recipe: methods of the student, with the loss weight and the layers of each method; the student must have these
+            layers.
+        subject: what the losses need to know about the student and the teacher before training.
     """
 
     def __init__(self, recipe: Recipe, subject: Subject) -> None:
@@ -36,7 +37,7 @@ class DistillationLosses(nn.Module):
         """Return the weighted loss of each method.
 
         Args:
-            outputs: outputs of student and teacher for a batch; the knowledge may be in half precision.
+            outputs: outputs of the student and knowledge of the teacher for a batch; the knowledge may be in float16.
         """
         knowledge = {name: tensor.float() for name, tensor in outputs.knowledge.items()}
         outputs = replace(outputs, knowledge=knowledge)

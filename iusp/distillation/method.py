@@ -1,4 +1,4 @@
-"""The input of every distillation method, and the base class of the losses."""
+"""The inputs of every distillation method, and the base class of the losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,15 @@ from iusp.data.taxonomy import Taxonomy
 
 @dataclass(frozen=True)
 class Subject:
-    """Properties of student and teacher that a loss needs before training.
+    """What a loss needs to know about the student and the teacher before training.
 
     Attributes:
         channels: number of channels of each layer of the student, first to last.
-        tags: the K tags that both predict.
+        tags: the K tags that the student and the teacher predict.
         taxonomy: categories of the tags.
-        knowledge: function that takes the name of a stored array and returns the teacher's array (N, …) for one view of
-            the N training clips.
+        knowledge: function that takes the name of a stored array and returns this array (N, …) of the teacher's
+            knowledge. The array describes one view of each of the N training clips. A view is a clip after one random
+            augmentation.
     """
 
     channels: Sequence[int]
@@ -32,14 +33,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of student and teacher for one batch.
+    """Outputs of the student for one batch, and the teacher's knowledge of the same batch.
 
     Attributes:
         logits: logits of the student (B, K).
         maps: feature maps (B, C, T', F') of each layer of the student, first to last.
         targets: labels (B, K) in [0, 1].
         mask: bool (B, K), False where the label is unknown.
-        knowledge: the teacher's knowledge of the same views of the same clips, float32 (B, …), by name.
+        knowledge: the teacher's knowledge of the same views of the same clips: for each name, an array (B, …), float32.
     """
 
     logits: Tensor
@@ -50,10 +51,10 @@ class Outputs:
 
 
 class MethodLoss(nn.Module, ABC):
-    """The loss of one method for one student, and the auxiliary layers that are trained for it.
+    """The loss of one method for one student, and the auxiliary layers that are trained for the method.
 
     Args:
-        subject: student and teacher.
+        subject: what the loss needs to know about the student and the teacher before training.
         layers: layers that the method uses, counted from the last, which is 1.
         temperature: temperature τ of the soft labels.
     """

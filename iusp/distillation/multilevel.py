@@ -3,10 +3,14 @@ r"""Multi-level logit distillation: matches single predictions, tags, and clips 
 .. math:: L = L_{KD} + \frac{1}{K^2} \left\lVert \frac{P_t^\top P_t - P_s^\top P_s}{B} \right\rVert_F^2
     + \frac{1}{B^2} \left\lVert \frac{P_t P_t^\top - P_s P_s^\top}{K} \right\rVert_F^2, \quad P = \sigma(Z / \tau)
 
-P has one row per clip. The three terms are KD of each prediction (instance level), the tags that are predicted together
-(class level), and the clips that get similar predictions (batch level). This is a multi-label form. The paper uses a
-softmax and its divergence; here, each tag has its own sigmoid and cross-entropy. The paper uses sums and several
-temperatures; here, means are used, so that B and K do not change the balance of the terms, and one τ.
+P has one row for each clip and one column for each tag. The first term is KD of each prediction (instance level). The
+second term compares which tags are predicted together (class level). The third term compares which clips get similar
+predictions (batch level).
+
+The method differs from the paper in three ways. The paper uses a softmax and the divergence of its outputs; here, each
+tag has its own sigmoid and cross-entropy, because tags do not exclude each other. The paper uses sums; here, means are
+used, so that B and K do not change the balance of the terms. The paper uses several temperatures; here, there is only
+one temperature τ.
 """
 
 from torch import Tensor

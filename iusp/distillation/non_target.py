@@ -3,10 +3,10 @@ r"""Emphasised non-target knowledge: KD with more weight on the tags a clip does
 .. math:: L = \tau^2 \cdot \frac{\sum_{n,k} w_{nk} \mathrm{BCE}(\sigma(z_{s,nk} / \tau), \sigma(z_{t,nk} / \tau))}
     {\sum_{n,k} w_{nk}}, \quad w_{nk} = 4 \text{ where } y_{nk} < 1/2 \text{ else } 1
 
-The paper is arXiv 2309.14838. Like DKD (Zhao et al., CVPR 2022), it splits KD's divergence into two parts: the target
-class against all other classes, and the other classes among themselves. The second part gets more weight. Tags do not
-exclude each other, so here KD is already a sum over the tags. The soft labels of the tags that a clip does not have get
-more weight.
+The paper is arXiv 2309.14838. Like DKD (Zhao et al., CVPR 2022), the paper splits the divergence of KD into two parts.
+The first part compares the target class with all other classes. The second part compares the other classes with each
+other, and it gets more weight. In this library, tags do not exclude each other, so the loss of KD is a sum over the
+tags and needs no split. The soft labels of the tags that a clip does not have get more weight.
 """
 
 import torch

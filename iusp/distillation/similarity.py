@@ -12,7 +12,7 @@ def row_normalised(matrix: Tensor) -> Tensor:
 
 
 def centred_gram(matrix: Tensor) -> Tensor:
-    """Return the Gram matrices of frames after subtracting their mean frame: H G H with H = I − 1/T'.
+    """Return the Gram matrices of frames after their mean frame is subtracted: H G H with H = I − 1/T'.
 
     H is a projection, so the float16 rounding error of H G H is at most that of G, which is 2⁻¹¹ ‖G‖ (Frobenius norm).
     Entries below 10⁻⁶ of the largest entry of G are rounding errors of float32. They are set to zero, because identical

@@ -3,10 +3,15 @@ r"""SKILL: frame similarities averaged over clusters of similar layers (Zampieri
 .. math:: L = \frac{1}{|\mathcal C|} \sum_{c \in \mathcal C} \frac{1}{B T'^2} \sum_n
     \left\lVert \frac{1}{|c|} \sum_{l \in c} G_{n,t}^{(l)} - G_{n,s}^{(c)} \right\rVert_F^2
 
-where G are IUSP's row-normalised similarities of the frames of clip n, for the teacher's layer l and for the student's
-layer of cluster c. Each cluster is matched with the student layer that has the index of the cluster's last layer. The
-paper averages the features of a cluster's transformer layers, which all have one width, and regresses them. The layers
-of a convolutional network differ in width; their similarities do not.
+𝒞 is the set of clusters of the teacher's layers. G^(l)_{n,t} is the similarity matrix of IUSP for clip n and the
+teacher's layer l. G^(c)_{n,s} is the similarity matrix of IUSP for clip n and the student's layer that is matched with
+cluster c. This student layer has the same index as the last layer of the cluster. The index counts from the last layer
+of the network.
+
+In the paper, the layers are those of a transformer, which all have the same width. The paper averages the features of
+the layers of a cluster, and a regressor maps them. The layers of a convolutional network have different widths, so
+their features cannot be averaged. The similarity matrices of all layers have the same size, because the frames are
+averaged to the frame rate of the last layer.
 """
 
 from collections.abc import Sequence
@@ -26,13 +31,13 @@ CLUSTERED_CLIPS = 256  # number of clips whose similarities determine the cluste
 
 
 def cluster_layers(similarities: Tensor, count: int) -> list[tuple[int, ...]]:
-    """Group layers by the similarity of their frame similarities.
+    """Group layers whose frame similarities are alike.
 
-    The distance of two layers is 1 − their linear CKA (Kornblith et al., ICML 2019), averaged over clips; clusters are
-    merged by their average distance.
+    The distance between two layers is 1 minus their linear CKA (Kornblith et al., ICML 2019), averaged over clips. The
+    two clusters with the smallest average distance are merged until `count` clusters remain.
 
     Args:
-        similarities: Gram matrices (L, N, T', T') of L layers for N clips, each up to a factor.
+        similarities: Gram matrices (L, N, T', T') of L layers for N clips. A constant factor of a matrix has no effect.
         count: number of clusters, 1 to L.
 
     Returns:
@@ -51,9 +56,10 @@ def skill_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Return the mean squared difference of frame similarities, averaged over clusters.
 
     Args:
-        student: frames (B, T', D) of the student's layer, for each cluster.
-        teacher: Gram matrices (B, n, T'', T'') of the teacher's n layers, each up to a factor, for each cluster. If T'
-            and T'' differ, the longer sequence is averaged to the shorter one.
+        student: for each cluster, the frames (B, T', D) of the student's layer that is matched with the cluster.
+        teacher: for each cluster, the Gram matrices (B, n, T'', T'') of the teacher's n layers in the cluster. A
+            constant factor of a matrix has no effect. If T' and T'' differ, the longer sequence is averaged to the
+            length of the shorter one.
     """
     losses = []
     for layer, layers in zip(student, teacher, strict=True):

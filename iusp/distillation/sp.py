@@ -3,8 +3,8 @@ r"""SP: similarities between the clips of a mini-batch (Tung & Mori, ICCV 2019, 
 .. math:: \tilde G = Q Q^\top, \quad G_{i,:} = \tilde G_{i,:} / \lVert \tilde G_{i,:} \rVert_2, \quad
     L = \lVert G_t - G_s \rVert_F^2 / B^2
 
-Q has one row per clip: its flattened frames. The teacher's rows are stored as hashes
-(`iusp.models.maps.clip_embedding`).
+Q has one row for each clip, which contains the flattened frames of the clip. The subscripts t and s mean teacher and
+student. For the teacher, a short hash of each row is stored (`iusp.models.maps.clip_embedding`).
 """
 
 from torch import Tensor
@@ -19,7 +19,8 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: frames (B, T', D) of the student.
-        teacher: clip embeddings (B, E), whose inner products approximate those of the teacher's flattened frames.
+        teacher: clip embeddings (B, E) of the teacher. Their inner products approximate the inner products of the
+            teacher's flattened frames.
     """
     return (row_normalised(gram(student.flatten(1))) - row_normalised(gram(teacher))).square().mean()
 

@@ -1,13 +1,20 @@
 r"""VIC-KD: invariance, variance and covariance of clip embeddings (Guimarães et al., ICASSP 2024, arXiv 2309.12914).
 
-.. math:: L = \frac{1}{B E} \lVert S - T \rVert_F^2 + \frac{1}{E} \sum_d \max(0, 1 - \sqrt{C_{dd} + \epsilon})
-    + \frac{1}{25 E} \sum_{d \neq e} C_{de}^2, \quad C = \frac{1}{B - 1} (S - \bar S)^\top (S - \bar S)
+.. math:: L = \frac{1}{B E} \lVert U_t - U_s \rVert_F^2
+    + \frac{1}{E} \sum_d \max(0, 1 - \sqrt{\Sigma_{dd} + \epsilon})
+    + \frac{1}{25 E} \sum_{d \neq e} \Sigma_{de}^2, \quad
+    \Sigma = \frac{1}{B - 1} (U_s - \bar U_s)^\top (U_s - \bar U_s)
 
-S (student) and T (teacher) have one row per clip. The three terms keep the embeddings similar to the teacher's, spread
-out, and decorrelated. The terms, ε and the relative weights 25 : 25 : 1 are those of VICReg (Bardes et al., ICLR 2022,
-equations 1 to 6), divided by 25. The method is reconstructed from VIC-KD's abstract and differs from the paper in two
-ways. In the paper, the teacher is trained with the same prior; here, it is trained before and frozen. The paper also
-trains on adversarial examples; this method does not.
+U_s (student) and U_t (teacher) have one row for each clip and E columns. Each row is the embedding of a clip. Σ is the
+covariance matrix of the student's embeddings. The first term keeps the student's embeddings similar to the teacher's
+embeddings. The second term keeps them different from each other. The third term decorrelates their dimensions. The
+terms, ε and the relative weights 25 : 25 : 1 come from VICReg (Bardes et al., ICLR 2022, equations 1 to 6). Here, the
+weights are divided by 25.
+
+The method is reconstructed from the abstract of the VIC-KD paper and differs from the paper in two ways. In the paper,
+the teacher's embeddings are also trained with the variance and covariance terms. Here, the teacher is trained without
+these terms, before the students, and then it does not change. The paper also trains on adversarial examples; this
+method does not.
 """
 
 from collections.abc import Sequence
@@ -39,7 +46,7 @@ def vic_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Loss(MethodLoss):
-    """VIC-KD loss of a batch, with a projection from the student's pooled channels to those of the teacher."""
+    """VIC-KD loss of a batch, with a linear projection from the student's embeddings to the teacher's width."""
 
     def __init__(self, subject: Subject, layers: Sequence[int], temperature: float) -> None:
         super().__init__(subject, layers, temperature)

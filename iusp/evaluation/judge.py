@@ -1,4 +1,4 @@
-"""The judge, which compares probabilities of one split with the ground truth."""
+"""The judge, which compares the probabilities that networks predict for one split with the ground truth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from iusp.models.layers import Tagger
 
 @dataclass(frozen=True)
 class EvaluatedNetwork:
-    """A trained network and its probabilities of the evaluated clips.
+    """A trained network and the probabilities that it predicts for the evaluated clips.
 
     Attributes:
-        folder: the network's folder.
+        folder: folder of the network.
         tagger: the network, in evaluation mode on the CPU.
-        scores: probabilities (N, K) of the evaluated clips.
+        scores: probabilities (N, K) for the evaluated clips.
     """
 
     folder: NetworkFolder
@@ -34,15 +34,16 @@ class EvaluatedNetwork:
 
 @dataclass(frozen=True)
 class Judge:
-    """The ground truth of the evaluated split, and the settings by which probabilities are compared with it.
+    """The ground truth of the evaluated split, and the settings of the comparison with it.
 
     Attributes:
         config: settings of the intervals.
         taxonomy: categories and tags.
         features: features of all clips.
-        split: `test`, or `validate` where there is no test.
-        tags: the networks' outputs, in order.
-        truth: truth (N, tags of the level) by level; the fine level only if the networks predict every fine tag.
+        split: name of the evaluated split: `test`, or `validate` if there are no test clips.
+        tags: tags of the K outputs of the networks, in order.
+        truth: for each level, the ground truth (N, tags of the level). The fine level exists only if the networks
+            predict every fine tag.
     """
 
     config: Evaluation
@@ -56,14 +57,14 @@ class Judge:
     def open(
         cls, config: Evaluation, taxonomy: Taxonomy, dataset: Path, features: FeatureSet, tags: list[str]
     ) -> "Judge":
-        """Read the truth of the split that is evaluated.
+        """Read the ground truth of the split that is evaluated.
 
         Args:
             config: settings of the intervals.
             taxonomy: categories and tags.
             dataset: folder that the dataset step wrote.
             features: features of all clips.
-            tags: the networks' outputs, in order.
+            tags: tags of the K outputs of the networks, in order.
 
         Raises:
             InputError: labels and features belong to different clips.
@@ -84,11 +85,11 @@ class Judge:
         return self.features.log_mel(self.split)
 
     def table(self, scores: Floats, level: Level = "coarse") -> Floats:
-        """Arrange probabilities (N, K) of the networks' outputs as the tags of a level."""
+        """Turn the probabilities (N, K) of a network into scores (N, tags of the level); see `score_table`."""
         return score_table(scores, self.tags, self.taxonomy, level)
 
     def quality(self, scores: Floats) -> dict[Level, Auprc]:
-        """Return the AUPRCs of probabilities (N, K) at each level, with 95 % bootstrap intervals over clips."""
+        """Return the AUPRCs of the probabilities (N, K) for each level, with 95 % bootstrap intervals over clips."""
         return {level: self._auprc(scores, level) for level in self.truth}
 
     def _auprc(self, scores: Floats, level: Level) -> Auprc:
@@ -115,9 +116,9 @@ class Judge:
         return [tag for column, tag in enumerate(self.taxonomy.coarse_tags) if not truth[:, column].any()]
 
     def micro_auprc(self, scores: Floats) -> float:
-        """Return the micro-averaged AUPRC of probabilities (N, K) on the coarse tags."""
+        """Return the micro-averaged AUPRC of the coarse tags for the probabilities (N, K)."""
         return score(self.truth["coarse"], self.table(scores), self.taxonomy, "coarse").micro_auprc
 
     def curves(self, scores: Floats) -> dict[str, Curve]:
-        """Return the precision-recall curves of the coarse categories, by id, and of `micro`."""
+        """Return the precision-recall curve of each coarse category by its id, and of the micro average as `micro`."""
         return curves(self.truth["coarse"], self.table(scores), self.taxonomy, "coarse")

@@ -1,14 +1,15 @@
 """The metric of DCASE 2019 Task 5: areas under precision-recall curves (AUPRC), per category and pooled.
 
-The thresholds of a curve are the distinct scores of a category's complete tags. At the fine level, the metric counts in
-each clip which tags of a category match, and has special rules for its tag ``X`` (a sound of unknown kind). The coarse
-level is the special case of one tag and no ``X``, so both levels share the same code. The results equal those of the
-challenge's own `metrics.py`.
+At the fine level, a category can have the tag ``X``, which means a sound of unknown kind. All other tags of a category
+are called its complete tags. The thresholds of a category's curve are the distinct scores of its complete tags. At the
+fine level, the metric counts for each clip which tags of a category match, and it has special rules for ``X``. At the
+coarse level, each category has one complete tag and no ``X``, so the same code computes both levels. The results equal
+the results of the challenge's own `metrics.py`.
 
-Points of equal recall stay in the order in which the default algorithm of `numpy.argsort` leaves them, as in the
-challenge's code. That algorithm is not stable, and the order depends on the processor. With NumPy 2.4 on 443 clips, the
-macro AUPRC was 0.005 to 0.05 lower without AVX2 than with it (micro: within 0.0003). Compare only results that were
-computed on the same kind of processor.
+If several points of a curve have the same recall, the default algorithm of `numpy.argsort` determines their order, as
+in the challenge's code. This algorithm is not stable, and the order depends on the processor. With NumPy 2.4 on 443
+clips, the macro AUPRC was 0.005 to 0.05 lower on a processor without AVX2 than on a processor with AVX2; the micro
+AUPRC differed by at most 0.0003. Compare only results that were computed on the same type of processor.
 """
 
 from collections.abc import Iterable
@@ -33,10 +34,10 @@ class Scores:
     """The scores that the challenge reports, each in [0, 1].
 
     Attributes:
-        micro_auprc: AUPRC of the counts summed over the categories.
+        micro_auprc: AUPRC of the counts that are summed over the categories.
         micro_f1: F-score of the summed counts at the smallest threshold ≥ 0.5.
-        macro_auprc: mean of `classwise`.
-        classwise: category id → AUPRC.
+        macro_auprc: mean of the AUPRCs in `classwise`.
+        classwise: AUPRC of each category, by the id of the category.
         absent: ids of the categories that no clip has. The challenge counts their AUPRC as 0.
     """
 
@@ -99,15 +100,16 @@ class Difference:
 class _Events:
     """The scores at which the counts of one category change as the threshold falls, in descending order.
 
-    An event is one clip's score of one tag. Events are stored per clip, so that the counts of any resample are sums
-    over events, weighted by the number of times that the clip was drawn.
+    An event is the score of one tag in one clip. Each event knows its clip. Therefore, the counts of a bootstrap
+    resample are sums over events, in which each event is multiplied by the number of times that its clip was drawn.
 
     Attributes:
-        clip: index of each event's clip, (E,); index N is an artificial clip that adds the threshold 1.0.
-        score: score of each event in descending order, (E,); +inf for a clip's counts before anything is predicted.
+        clip: index of the clip of each event, (E,). The index N is an artificial clip that adds the threshold 1.0.
+        score: score of each event, (E,), in descending order. The score +inf stands for the counts of a clip above all
+            its scores, where no tag is predicted.
         changes: change of TP, FP and FN at each event, (3, E).
-        is_threshold: whether each score belongs to a complete tag, (E,).
-        last: index of the last event with the same score as each event, (E,).
+        is_threshold: for each event, whether its score is the score of a complete tag, (E,).
+        last: for each event, the index of the last event with the same score, (E,).
     """
 
     clip: Ints
@@ -118,7 +120,9 @@ class _Events:
 
 
 def level_tags(taxonomy: Taxonomy, level: Level) -> tuple[str, ...]:
-    """Return the tags of a level in the order of the columns of `truth` and `scores`: 8 coarse, or 29 fine with ``X``.
+    """Return the tags of a level, in the order of the columns of the arguments `truth` and `scores` of this module.
+
+    SONYC-UST has 8 coarse tags, and 29 fine tags including those of unknown kind (``X``).
 
     Args:
         taxonomy: categories and tags.
@@ -135,19 +139,21 @@ def _categories(taxonomy: Taxonomy, level: Level) -> dict[str, tuple[str, ...]]:
 
 
 def score_table(scores: Floats, tags: list[str], taxonomy: Taxonomy, level: Level) -> Floats:
-    """Arrange a network's probabilities as the tags of a level.
+    """Turn the probabilities of a network into one score for each tag of a level.
 
-    If the network does not predict a coarse tag, its score is the maximum of its fine tags, because each of them makes
-    the coarse tag true. If the network does not predict a fine tag, such as the tags of uncertain kind, its score is 0.
+    If the network predicts a tag, the score of the tag is its probability. If the network does not predict a coarse
+    tag, the score of the tag is the maximum of the probabilities of its fine tags, because each of these fine tags
+    implies the coarse tag. If the network does not predict a fine tag, the score of the tag is 0. Networks never
+    predict ``X``.
 
     Args:
         scores: probabilities (N, K).
-        tags: names of the K outputs of the network.
+        tags: tags of the K outputs of the network, in order.
         taxonomy: categories and tags.
         level: ``coarse`` or ``fine``.
 
     Returns:
-        Scores (N, tags) of the tags of `level_tags`.
+        Scores (N, tags) with one column for each tag of `level_tags`.
     """
     column = dict(zip(tags, scores.T, strict=True))
     nothing = np.zeros(len(scores))
@@ -194,9 +200,10 @@ def score(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> Sco
 
 
 def curves(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> dict[str, Curve]:
-    """Return the precision-recall curves whose areas `score` reports, by category id, and ``micro``.
+    """Return the precision-recall curves whose areas `score` reports.
 
-    The arguments and errors are those of `score`.
+    The keys are the ids of the categories, and ``micro`` for the micro average. The arguments and errors are those of
+    `score`.
     """
     classwise, (_, pooled) = _counts(_events(truth, scores, taxonomy, level), np.ones(len(truth), np.int64))
     named = dict(zip(_categories(taxonomy, level), classwise, strict=True)) | {"micro": pooled}
@@ -204,11 +211,11 @@ def curves(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level) -> di
 
 
 def bootstrap(truth: Bools, scores: Floats, taxonomy: Taxonomy, level: Level, resamples: int, seed: int) -> Bootstrap:
-    """Score one system on clips that are drawn with replacement.
+    """Score one system on bootstrap resamples: clips that are drawn with replacement.
 
-    Each value equals the value that `score` gives for the drawn rows. The draws depend only on the seed and the number
-    of clips. If two systems are scored on the same clips in the same order, their samples are paired and may be
-    subtracted.
+    Each value equals the value that `score` returns for the drawn clips. The draws depend only on the seed and the
+    number of clips. If two systems are scored on the same clips in the same order, they are scored on the same
+    resamples, so the AUPRCs of one system may be subtracted from those of the other.
 
     Args:
         truth: presence (N, tags) of the tags of `level_tags` in each clip.
@@ -267,7 +274,7 @@ def confusion(truth: Bools, predicted: Bools) -> Ints:
     """Count the true positives, false positives and false negatives of one category in each clip.
 
     Args:
-        truth: presence (…, K + 1) of the K complete tags, then of ``X``.
+        truth: presence (…, K + 1) of the K complete tags of the category and, in the last column, of ``X``.
         predicted: predicted presence (…, K + 1) of the same tags.
 
     Returns:
@@ -333,9 +340,10 @@ def _counts(events: Iterable[_Events], draws: Ints) -> tuple[list[Ints], tuple[F
         draws: number of times that each clip was drawn, (N,).
 
     Returns:
-        The counts (3, thresholds) of each category, by descending threshold. Then the union of all thresholds, in
-        ascending order, with the counts summed over the categories. A category without a threshold of the union
-        contributes the counts at its next higher threshold.
+        Two values. The first value is a list with the counts (3, thresholds) of each category, by descending threshold.
+        The second value is a pair: the thresholds of all categories in ascending order, and the counts at these
+        thresholds, summed over the categories. If a category does not have one of these thresholds, its counts at its
+        own next higher threshold are added.
     """
     weights = np.append(draws, 1)
     classwise, thresholds = [], []

@@ -58,7 +58,7 @@ def _write_curve(folder: EvaluationFolder, network: str, curve: Curve) -> None:
 
 
 def _clear_clips(judge: Judge, count: int) -> NDArray[np.int64]:
-    """Return the first clip of each category that has no other tag, because repetition is clearest in such clips."""
+    """Return, for each category, the first clip that has only this category; repetition is clearest in such clips."""
     truth = judge.truth["coarse"]
     alone = truth & (truth.sum(axis=1, keepdims=True) == 1)
     rows: NDArray[np.int64] = np.sort(alone.argmax(axis=0)[alone.any(axis=0)])[:count]
@@ -82,7 +82,8 @@ def _pictured_clips(judge: Judge, taggers: Mapping[str, Tagger], rows: NDArray[n
 def similarities(taggers: Mapping[str, Tagger], log_mel: NDArray[np.float32]) -> Matrices:
     """Return the row-normalised frame similarities (N, T', T') of clips in the last layer of each network.
 
-    T' is the smallest number of frames of any network; finer frames are averaged.
+    T' is the smallest number of frames in the last layers. If a network has more frames, they are averaged to T'
+    frames.
 
     Args:
         taggers: networks by name.

@@ -1,4 +1,7 @@
-"""Read, write and score predictions in the challenge's CSV format: one row per clip, one column per tag."""
+"""Read, write and score predictions in the challenge's CSV format: one row for each clip, one column for each tag.
+
+The agreed ground truth of a split consists of the annotations of the split with `annotator_id` 0.
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ CLIP = "audio_filename"
 
 
 def write_predictions(path: Path, filenames: Sequence[str], scores: NDArray[np.float64], tags: Sequence[str]) -> None:
-    """Write scores atomically; `read_predictions` returns the same float64 values.
+    """Write predictions atomically. `read_predictions` returns the same float64 values.
 
     Args:
         path: CSV file to write.
@@ -44,8 +47,9 @@ def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
         taxonomy: categories and tags.
 
     Returns:
-        One row per clip in the file's order, indexed by `audio_filename`, with one float64 column in [0, 1] for each
-        coarse tag and then for each fine tag. If the file has no column for a tag, its score is 0, as in the challenge.
+        One row for each clip in the order of the file, indexed by `audio_filename`. There is one column for each coarse
+        tag, then one column for each fine tag; the scores are float64 in [0, 1]. If the file has no column for a tag,
+        the score of the tag is 0, as in the challenge.
 
     Raises:
         InputError: the file cannot be read, is not a CSV file or has no rows; a column is unknown or repeated; a row is
@@ -70,15 +74,16 @@ def read_predictions(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
 
 
 def read_columns(path: Path, tags: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Read the scores and all other columns of numbers.
+    """Read the columns of a predictions file that contain numbers: the scores of tags, and other numbers.
 
     Args:
-        path: CSV file with the column `audio_filename`; a name may occur in several rows, one for each window.
-        tags: tags that the file must have a column for, with scores in [0, 1].
+        path: CSV file with the column `audio_filename`. If a recording has several windows, its name occurs in several
+            rows.
+        tags: tags for which the file must have a column with scores in [0, 1].
 
     Returns:
-        Numbers (N,) by column, in the order of the file. A column that is not a tag is left out unless all its values
-        are finite numbers.
+        For each column, its N numbers in the order of the file. Columns of tags are always returned. Another column is
+        returned only if all its values are finite numbers.
 
     Raises:
         InputError: the file cannot be read, is not a CSV file or has no rows; a tag is missing; a row is too short or
@@ -106,12 +111,12 @@ def read_pair(
     Args:
         reference: CSV file with the numbers of the reference, as `read_columns` reads it.
         predictions: CSV files with the new numbers, which are concatenated.
-        thresholds: threshold of each tag; if None, every column of the reference whose values lie in [0, 1] is a tag
-            with the threshold 0.5.
+        thresholds: threshold of each tag. If None, every column of the reference whose values all lie in [0, 1] counts
+            as a tag with the threshold 0.5.
 
     Returns:
-        The numbers of the reference by column, the new numbers by column, and the thresholds. The new numbers have only
-        the columns that all files have.
+        Three values: the numbers of the reference by column, the new numbers by column, and the threshold of each tag.
+        The new numbers have only the columns that all files have.
 
     Raises:
         InputError: a file cannot be used, or the files have no column of numbers in common.
@@ -138,13 +143,15 @@ def score_file(
         predictions: CSV file in the format of `write_predictions`.
         annotations: CSV file with annotations in SONYC-UST's format.
         taxonomy: categories and tags.
-        split: split whose annotator-0 rows are the ground truth.
+        split: split whose rows with `annotator_id` 0 are the ground truth.
         level: ``coarse`` or ``fine``.
         coarse: source of the coarse ground truth, as in `iusp.data.labels.derive_truth`.
 
     Returns:
-        The fields of `iusp.evaluation.metrics.Scores`: ``{"micro_auprc", "micro_f1", "macro_auprc", "classwise":
-        {category id: AUPRC}}``.
+        The fields of `iusp.evaluation.metrics.Scores`:
+
+        - ``micro_auprc``, ``micro_f1`` and ``macro_auprc``: a number each;
+        - ``classwise``: the AUPRC of each category, by the id of the category.
 
     Raises:
         InputError: a file cannot be used, the split has no ground truth of this level, or the files have different
@@ -180,23 +187,26 @@ def compare_files(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Compare two files of predictions on the clips that both have, against the agreed ground truth of a split.
+    """Score two files of predictions on the clips that both files have, and compare the scores.
 
     Args:
         predictions: CSV file in the format of `write_predictions`.
         reference: CSV file in the same format, to compare with.
         annotations: CSV file with annotations in SONYC-UST's format.
         taxonomy: categories and tags.
-        split: split whose annotator-0 rows are the ground truth.
+        split: split whose rows with `annotator_id` 0 are the ground truth.
         level: ``coarse`` or ``fine``.
         coarse: source of the coarse ground truth, as in `iusp.data.labels.derive_truth`.
         resamples: number of resamples of the paired bootstrap.
         seed: seed of the paired bootstrap.
 
     Returns:
-        Numbers of clips under ``clips`` (``compared``, ``split``, ``predictions`` and ``reference``), the scores of
-        both files under ``predictions`` and ``reference`` as `score_file` returns them, and the fields of
-        `iusp.evaluation.metrics.Difference` (predictions minus reference).
+        A dict with these keys:
+
+        - ``clips``: a dict with the number of clips that are compared (``compared``), of the split (``split``), and of
+          each file (``predictions`` and ``reference``);
+        - ``predictions`` and ``reference``: the scores of each file, as `score_file` returns them;
+        - the fields of `iusp.evaluation.metrics.Difference`, for predictions minus reference.
 
     Raises:
         InputError: a file cannot be used, the split has no ground truth of this level, or the files have no clip in
@@ -220,7 +230,7 @@ def compare_files(
 
 
 def _read_truth(annotations: Path, taxonomy: Taxonomy, split: str, level: Level, coarse: Coarse) -> pd.DataFrame:
-    """Return the agreed ground truth of a split's clips, with one column for each tag of the level, in order."""
+    """Return the agreed ground truth of a split, with a row for each clip and a column for each tag of the level."""
     truth = derive_truth(read_annotations(annotations, taxonomy), taxonomy, split, coarse)
     if truth.empty:
         raise InputError(
@@ -233,7 +243,7 @@ def _read_truth(annotations: Path, taxonomy: Taxonomy, split: str, level: Level,
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the cells of the header, and the line number and cells of each other row that is not blank.
+    """Return the cells of the header, and the line number and the cells of every row below it that is not blank.
 
     Raises:
         InputError: the file cannot be read or is not a CSV file, a column is missing or repeated, or a row is

@@ -1,4 +1,4 @@
-"""Write the report, a single HTML file that needs no network connection, and a Markdown table of all networks."""
+"""Write the report, which is one HTML file that can be read offline, and a Markdown table of all networks."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -29,8 +29,8 @@ class Table:
     """A table of the report.
 
     Attributes:
-        rows: text by heading; every row has the same headings.
-        bold: indices of the rows that are set in bold.
+        rows: rows of the table. Each row has its cells as text, by heading; all rows have the same headings.
+        bold: indices of the rows that are shown in bold.
     """
 
     rows: list[dict[str, str]]
@@ -48,10 +48,10 @@ class Weakness:
 
     Attributes:
         student: name of the student.
-        overall: its micro-averaged AUPRC on all clips.
+        overall: micro-averaged AUPRC of the student on all clips.
         groups: number of groups.
         small: number of groups that are too small to be scored.
-        table: the weakest groups; None if no group could be scored.
+        table: table of the weakest groups; None if no group could be scored.
     """
 
     student: str
@@ -64,10 +64,10 @@ class Weakness:
 def write_report(
     folder: EvaluationFolder, metrics: Metrics, latencies: Latencies, taxonomy: Taxonomy, slices: pd.DataFrame
 ) -> None:
-    """Write `report.html` with its pictures inside.
+    """Write `report.html`, which contains the pictures.
 
     Args:
-        folder: folder to write into; it holds the pictures.
+        folder: folder of the evaluation, which already contains the picture files.
         metrics: quality and cost of every network.
         latencies: measured times of every network.
         taxonomy: names of the categories.
@@ -97,7 +97,7 @@ def write_report(
 
 
 def _pictures(folder: EvaluationFolder) -> dict[str, str]:
-    """Return the pictures that were drawn, in base64, by title."""
+    """Return each picture that was drawn, in base64, by its title."""
     paths = {title: folder.plots / f"{name}.png" for name, title in PICTURES.items()}
     return {title: base64.b64encode(path.read_bytes()).decode() for title, path in paths.items() if path.exists()}
 
@@ -183,7 +183,7 @@ HEADLINES = ("coarse.micro_auprc", "coarse.macro_auprc", "parameters", "macs", "
 
 
 def headline_numbers(evaluation: EvaluationFolder) -> dict[str, float]:
-    """Return the numbers by which runs are compared, under the names that `dvc metrics show` gives them.
+    """Return the numbers that are used to compare runs, under the names that `dvc metrics show` prints.
 
     Args:
         evaluation: folder that the evaluation step wrote.

@@ -19,7 +19,7 @@ def truth_table(dataset: Path, features: FeatureSet, split: str, taxonomy: Taxon
         features: features of all clips.
         split: `validate` or `test`.
         taxonomy: categories and tags.
-        level: level whose tags are returned.
+        level: level of the tags to return, ``coarse`` or ``fine``.
 
     Raises:
         InputError: features and labels belong to different clips, or the annotations lack tags of the level.

@@ -1,4 +1,4 @@
-"""Scores by place and time: clips are grouped by sensor, borough and hour."""
+"""Scores of groups of clips with the same sensor, the same borough or the same hour."""
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -14,13 +14,13 @@ from iusp.io.files import atomic
 from iusp.io.tables import read_table
 
 SLICED = ("hour", "borough", "sensor_id")
-# With fewer clips or positives, the AUPRC depends more on the single clips than on the group.
+# With fewer clips or positive tags, the AUPRC depends more on single clips than on the group.
 MIN_CLIPS, MIN_POSITIVES = 20, 20
 COLUMNS = ["by", "group", "clips", "positives", "positive_share", "network", "micro_auprc", "low", "high"]
 
 
 def read_circumstances(index: Path, filenames: list[str]) -> pd.DataFrame:
-    """Return place and time of clips: one row per clip, with the columns of `SLICED` that the index has.
+    """Return the place and the time of clips: one row for each clip, with the columns of `SLICED` that the index has.
 
     Args:
         index: `index.parquet` of the dataset step.
@@ -47,12 +47,14 @@ def slice_scores(
 ) -> pd.DataFrame:
     """Score networks on the clips of each group.
 
-    Guessing has an AUPRC equal to the share of positives, so a low share alone lowers the AUPRC. Compare the AUPRC of a
-    group with its share of positives, and with other networks on the same group.
+    A network that guesses has an AUPRC equal to the share of positive tags. Therefore, a low share of positive tags is
+    enough to lower the AUPRC. Compare the AUPRC of a group with the share of positive tags in the group, and with the
+    AUPRC of other networks on the same group.
 
     Args:
-        circumstances: N rows of text, with some of the columns `SLICED`. A clip with an empty cell is in no group.
-        truth: truth (N, coarse tags).
+        circumstances: N rows of text, with some of the columns of `SLICED`. A clip with an empty cell in a column is in
+            no group of this column.
+        truth: ground truth (N, coarse tags).
         scores: probabilities (N, coarse tags) by network.
         best: name of the network that gets 95 % intervals.
         taxonomy: categories and tags.
@@ -60,11 +62,19 @@ def slice_scores(
         seed: seed of the bootstrap.
 
     Returns:
-        One row for each network and each group of a column with at least two groups. `by` and `group` name the group,
-        `positives` is the number of true tags in all its clips, `positive_share` is their share of all tags,
-        `micro_auprc` is the AUPRC of the coarse tags, and `low` and `high` are the ends of its interval. The last three
-        are NaN for groups with fewer than `MIN_CLIPS` clips or `MIN_POSITIVES` positives. The interval is NaN for
-        all networks except the best.
+        One row for each network and each group. Columns with fewer than two groups have no rows. The columns of the
+        table are:
+
+        - `by` and `group`: column and value that define the group;
+        - `clips`: number of clips in the group;
+        - `positives`: number of positive tags in all clips of the group;
+        - `positive_share`: `positives` divided by the number of clips times the number of tags;
+        - `network`: name of the network;
+        - `micro_auprc`: AUPRC of the coarse tags;
+        - `low` and `high`: ends of the 95 % interval of `micro_auprc`; NaN for all networks except the best.
+
+        `micro_auprc`, `low` and `high` are NaN for groups with fewer than `MIN_CLIPS` clips or `MIN_POSITIVES` positive
+        tags.
     """
     rows = []
     for column in (name for name in SLICED if name in circumstances):
@@ -87,11 +97,13 @@ def slice_scores(
 
 
 def weakest(slices: pd.DataFrame, best: str, count: int) -> list[dict[Hashable, Any]]:
-    """Return the rows of the groups on which the best network is most certainly weak, by the upper end of the interval.
+    """Return the rows of the groups with the lowest upper ends of the AUPRC interval of the best network.
+
+    These are the groups on which the best network is weak with the most certainty.
 
     Args:
         slices: table that `slice_scores` returned.
-        best: name of the network with intervals.
+        best: name of the best network, which has intervals.
         count: largest number of groups.
     """
     scored = slices[(slices["network"] == best) & slices["micro_auprc"].notna()]
@@ -99,5 +111,5 @@ def weakest(slices: pd.DataFrame, best: str, count: int) -> list[dict[Hashable, 
 
 
 def _natural(group: str) -> tuple[int, str]:
-    """Return a sort key that puts 9 before 10."""
+    """Return a sort key that puts the group 9 before the group 10."""
     return len(group), group

@@ -1,4 +1,4 @@
-"""The table of all networks that the command line, the report and the Markdown file show."""
+"""The table of all networks, which the command line, the report and the Markdown file show."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ LEFT = ("network", "method", "family")
 
 
 def network_rows(metrics: Metrics, latencies: Latencies) -> Iterator[dict[str, str]]:
-    """Yield the row of each network as text by heading; the row of the teacher comes first.
+    """Yield the row of each network: its cells as text, by the heading of the column. The teacher comes first.
 
     Args:
-        metrics: quality and cost of every network.
+        metrics: AUPRC, size and multiply-accumulates of every network.
         latencies: measured times of every network.
     """
     for name, network in metrics.networks.items():
@@ -41,12 +41,12 @@ def _cells(network: TeacherResult | StudentResult, times: NetworkTimes) -> dict[
 
 
 def micro(quality: Auprc) -> str:
-    """Return the micro-averaged AUPRC with its interval."""
+    """Return the micro-averaged AUPRC and its interval as text."""
     return f"{quality.micro_auprc:.3f} [{quality.micro_auprc_low:.3f}, {quality.micro_auprc_high:.3f}]"
 
 
 def macro(quality: Auprc) -> str:
-    """Return the macro-averaged AUPRC with its interval."""
+    """Return the macro-averaged AUPRC and its interval as text."""
     return f"{quality.macro_auprc:.3f} [{quality.macro_auprc_low:.3f}, {quality.macro_auprc_high:.3f}]"
 
 
@@ -62,7 +62,7 @@ def title(metrics: Metrics) -> str:
 
 
 def provenance(data: Data) -> str:
-    """Return one line with the source, the digest and the licence of the data."""
+    """Return one line with the title, the number of clips, the digest and the licence of the data."""
     clips = sum(data.clips.values())
     licence = data.license or "not stated"
     return f"Data: {data.title}, {clips:,} clips, digest {data.digest[:12]}, licence: {licence}."

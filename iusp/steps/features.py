@@ -39,7 +39,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Part:
-    """One of several equal parts of the work: every `total`-th shard.
+    """One of several equal parts of the work: the shards `number`, `number + total`, `number + 2 total`, ….
 
     Attributes:
         number: number of this part, from 0.

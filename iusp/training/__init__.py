@@ -1,1 +1,1 @@
-"""The training loop, distributed training, and the teacher's stored knowledge. Independent of the losses."""
+"""The training loop, distributed training, and the stored knowledge. No module here depends on a distillation loss."""

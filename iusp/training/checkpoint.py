@@ -1,4 +1,4 @@
-"""The state of a training between two epochs, saved so that a killed training resumes with the same result."""
+"""The state of a training run after an epoch, saved so that a killed run can resume and end with the same result."""
 
 import io
 import math
@@ -29,13 +29,13 @@ DAMAGED = (
 
 @dataclass
 class History:
-    """The epochs of a training so far, and the best of them on validate.
+    """The epochs of a training run so far, and the best of these epochs on the validation clips.
 
     Attributes:
         record: one row per epoch.
         best: parameters and buffers of the network after the best epoch.
         best_epoch: number of the best epoch, from 0.
-        best_score: micro-averaged AUPRC of that epoch on validate.
+        best_score: micro-averaged AUPRC of the best epoch on the validation clips.
     """
 
     record: list[Row] = field(default_factory=list)
@@ -44,30 +44,30 @@ class History:
     best_score: float = -math.inf
 
     def add(self, row: Row, network: Tagger) -> None:
-        """Append an epoch, and keep the network if it is the best so far."""
+        """Append the row of an epoch, and keep a copy of the network if this epoch is the best so far."""
         if row["validate_micro_auprc"] > self.best_score:
             self.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
             self.best_epoch, self.best_score = len(self.record), row["validate_micro_auprc"]
         self.record.append(row)
 
     def is_finished(self, epochs: int, patience: int) -> bool:
-        """Return whether all epochs are done, or the last `patience` epochs did not improve on the best one."""
+        """Return whether all epochs are done, or none of the last `patience` epochs was better than the best epoch."""
         epoch = len(self.record)
         return epoch >= epochs or epoch - self.best_epoch > patience
 
 
 class Stateful(Protocol):
-    """A network, an optimiser or a schedule."""
+    """An object whose state can be saved and loaded: a network, an optimiser or a learning-rate schedule."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Load a state."""
+        """Load a saved state."""
 
 
 class Checkpoint:
-    """A file with the history of a training and the state of everything that is trained.
+    """A file with the history of a training run and the state of everything that the run changes.
 
     Args:
         path: path of the file.
@@ -79,7 +79,7 @@ class Checkpoint:
         self._parts = parts
 
     def save(self, history: History) -> None:
-        """Write the file; a killed process leaves the previous one."""
+        """Write the file atomically: if the process is killed while it writes, the previous file stays."""
         content = io.BytesIO()
         state = {name: part.state_dict() for name, part in self._parts.items()}
         torch.save(state | {"state": vars(history)}, content)
@@ -87,13 +87,13 @@ class Checkpoint:
             temporary.write_bytes(content.getbuffer())
 
     def restore(self, device: torch.device) -> History:
-        """Read the file on the first process and put its state into the parts of every process.
+        """Read the file in the first process, and load the saved state into the parts of every process.
 
         Args:
-            device: device that the tensors are moved to.
+            device: device that the saved tensors are moved to.
 
         Returns:
-            The history, which is empty if there is no file.
+            The saved history, or an empty history if there is no file.
 
         Raises:
             InputError: the file is damaged.
@@ -119,12 +119,12 @@ class Checkpoint:
             return History(**saved["state"])
 
     def remove(self) -> None:
-        """Delete the file if it is there."""
+        """Delete the file if it exists."""
         self.path.unlink(missing_ok=True)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn the errors of a damaged file into a one-line error."""
+        """Replace the exceptions that a damaged file causes by a one-line error."""
         try:
             yield
         except DAMAGED:

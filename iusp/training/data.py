@@ -1,4 +1,4 @@
-"""The clips for training and validation, in batches."""
+"""The training clips in batches, and the validation of each epoch. A view is a clip after one random augmentation."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from iusp.training import distributed
 
 @dataclass(frozen=True)
 class TrainingFolders:
-    """The folders that every training reads.
+    """The folders that every training run reads.
 
     Attributes:
         dataset: folder that the dataset step wrote.
@@ -49,7 +49,7 @@ class Batch:
         log_mel: log-mel features, float32 (B, T, M).
         targets: labels, float32 (B, K) in [0, 1].
         mask: bool (B, K), True where the label is known.
-        knowledge: the teacher's knowledge of these views, float16 (B, …), by name.
+        knowledge: the teacher's knowledge of the same views: for each name, an array (B, …), float16.
     """
 
     log_mel: Tensor
@@ -60,13 +60,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The clips that teacher and students are trained on, and those that validate each epoch.
+    """The clips that the networks are trained on, and the clips on which each epoch is validated.
 
     Attributes:
         taxonomy: categories and tags of the data set.
         features: the packed features of all splits.
         clips: the clips of the training split, with their labels.
-        truth: coarse tags of the validate split, bool (N, tags).
+        truth: coarse tags of the validation clips (split `validate`), bool (N, tags).
     """
 
     taxonomy: Taxonomy
@@ -81,7 +81,7 @@ class TrainingData:
         return clips, frames, bands
 
     def validation_auprc(self, network: Tagger) -> float:
-        """Return the micro-averaged AUPRC of the coarse tags on validate; NaN if the network has diverged."""
+        """Return the micro-averaged AUPRC of the coarse tags on the validation clips; NaN if the network diverged."""
         scores = predict(network, self.features.log_mel("validate"))
         if np.isnan(scores).any():
             return math.nan
@@ -94,11 +94,11 @@ def read_training_data(folders: TrainingFolders, tags: TagSet) -> TrainingData:
     """Read what the dataset step and the features step wrote.
 
     Args:
-        folders: the two folders.
-        tags: tags to predict, `coarse`, `fine` or `both`.
+        folders: folders of the two steps.
+        tags: tags that the networks predict: `coarse`, `fine` or `both`.
 
     Raises:
-        InputError: the two folders do not belong together, or there is no validate clip.
+        InputError: the two folders do not belong to the same clips, or there is no validation clip.
     """
     dataset = folders.dataset
     taxonomy = read_taxonomy(dataset / "taxonomy.yaml")
@@ -117,15 +117,18 @@ def batches(
     device: torch.device,
     knowledge: Mapping[str, NDArray[np.float16]] = MappingProxyType({}),
 ) -> Iterator[Batch]:
-    """Yield the batches of one epoch, or this process's share of each batch. An incomplete last batch is left out.
+    """Yield the batches of one epoch. If there are several processes, yield this process's part of each batch.
+
+    An incomplete last batch is left out.
 
     Args:
-        data: the training clips (N of them).
-        view: augmentation of each clip.
+        data: the N training clips.
+        view: random numbers of the augmentation, which turn each clip into a view.
         order: permutation of the clips, (N,).
-        batch_size: number of clips per optimiser step, over all processes; all clips if there are fewer.
-        device: device that the batches go to.
-        knowledge: the teacher's knowledge of this view, (N, …), by name.
+        batch_size: number of clips per optimiser step, over all processes. If there are fewer clips, the only batch
+            contains all clips.
+        device: device that the batches are moved to.
+        knowledge: the teacher's knowledge of the views: for each name, an array (N, …).
     """
     size = min(batch_size, len(order))
     fill = data.features.mean.to(device)
@@ -137,5 +140,5 @@ def batches(
 
 
 def epoch_order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order (N,) of the clips in an epoch; it depends only on the seed and the epoch, not on the method."""
+    """Return the order (N,) of the clips in an epoch, which depends only on their number, the seed and the epoch."""
     return np.random.default_rng([seed, epoch]).permutation(clips)

@@ -1,8 +1,9 @@
 """Training in several processes (ranks) that `torchrun` starts. All ranks compute; only the first one writes files.
 
-Each rank gets its share of every batch. Sums over a batch that change the result are taken over all ranks: the loss,
-its denominator, and the statistics of batch normalisation. So the result equals that of one process up to rounding.
-Without torchrun there is one rank, and nothing changes.
+Each rank gets a part of every batch. The sums over a batch that affect the result are computed over all ranks: the
+loss, the denominator of the loss, and the statistics of batch normalisation. Therefore, several ranks give the same
+result as one process, up to rounding. Without torchrun, there is one rank, and the functions of this module change
+nothing.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from iusp.models.layers import Tagger
 # If one rank hangs, the other ranks fail after this time. It must be longer than validation and saving a checkpoint,
 # which the first rank does alone.
 TIMEOUT = timedelta(minutes=30)
-# The other ranks wait this long for the first, which writes the teacher's knowledge. If it dies they fail at once.
+# The other ranks wait this long for the first rank, which writes the teacher's knowledge. If the first rank dies, they
+# fail at once.
 PATIENCE = timedelta(days=7)
 
 
@@ -64,10 +66,11 @@ class _Sum(torch.autograd.Function):
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor over the ranks; autograd differentiates it.
+    """Return the sum of a tensor over the ranks. The sum has a gradient.
 
-    A loss made of such sums is the same on all ranks. The gradient that reaches a rank's tensors is that of the sum of
-    all ranks' losses, which is `ranks()` times the gradient of the loss. `wrap_ddp` averages and so removes the factor.
+    A loss that is computed from such sums is the same on all ranks. Backpropagation adds the gradients of the losses of
+    all ranks, so the gradient of a rank's tensors is `ranks()` times the gradient of the loss. `wrap_ddp` averages the
+    gradients over the ranks, which removes this factor.
     """
     if ranks() == 1:
         return tensor
@@ -76,7 +79,7 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def from_first(content: bytes | None) -> bytes | None:
-    """Send the first rank's content to all ranks."""
+    """Send the content that the first rank has to all ranks, and return it."""
     if ranks() == 1:
         return content
     size = torch.tensor(-1 if content is None else len(content))
@@ -132,8 +135,9 @@ class _BatchNorm(nn.BatchNorm2d):
 def wrap_ddp(network: Tagger) -> nn.Module:
     """Return the module that all ranks train in place of `network`.
 
-    The first rank's parameters go to all ranks, and gradients are averaged. Batch normalisation uses the clips of all
-    ranks. Names of parameters and buffers of `network`, and its results in evaluation mode, stay the same.
+    All ranks start with the parameters of the first rank, and the gradients are averaged over the ranks. Batch
+    normalisation uses the clips of all ranks. The names of the parameters and buffers of `network` do not change, and
+    the outputs of `network` in evaluation mode do not change.
     """
     if ranks() == 1:
         return network
@@ -143,5 +147,5 @@ def wrap_ddp(network: Tagger) -> nn.Module:
                 setattr(module, name, _BatchNorm.of(child))
     if network.device.type == "cuda":
         torch.cuda.set_device(network.device)
-    # The statistics are the same on all ranks, so they need not be sent at each step.
+    # The statistics of batch normalisation are the same on all ranks, so they need not be sent at each step.
     return DistributedDataParallel(network, forward_sync_buffers=False)

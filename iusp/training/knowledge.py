@@ -1,21 +1,25 @@
 """A teacher's knowledge of augmented training clips, computed once, so that students need not run the teacher.
 
-The knowledge is a folder with `knowledge.json` and, for each view, a folder of packed float16 arrays (`view-000/`). Row
-n of an array belongs to training clip n. `teacher.knowledge` lists the arrays to store. Arrays of the whole network:
+A view is a clip after one random augmentation. Each view number stands for one view of every training clip. The
+knowledge is a folder with `knowledge.json` and, for each view number, a folder of packed float16 arrays (`view-000/`).
+Row n of an array belongs to training clip n. The setting `teacher.knowledge` lists the arrays to store. These arrays
+describe the whole network:
 
 - `logits.npy` (N, K);
 - `pooled.npy` (N, C), the input of the tagging head.
 
-Arrays of each layer in `teacher.layers` (1 is the last layer), with at most the frame rate of the last layer:
+There is one of each of the following arrays for each layer in `teacher.layers`. The number in the name is the number of
+the layer; 1 is the last layer. In all of them except the embeddings, a layer with more frames than the last layer is
+averaged to the number of frames T' of the last layer:
 
-- `similarity-1.npy` (N, T', T'), the Gram matrix of each clip's frames, divided by its largest entry (a later
-  normalisation of the rows cancels the factor);
-- `embedding-1.npy` (N, E), hashed frames, for similarities between clips;
-- `attention-1.npy` (N, T', F'), the energy over channels;
+- `similarity-1.npy` (N, T', T'), the Gram matrix of each clip's frames. Each matrix is divided by its largest entry;
+  when a loss normalises the rows later, this factor has no effect;
+- `embedding-1.npy` (N, E), the hashed frames of each clip, for similarities between clips;
+- `attention-1.npy` (N, T', F'), the sum of squares over the channels;
 - `hints-1.npy` (N, T', C), the means over the bands.
 
-Knowledge that belongs to other clips, features or another teacher raises an error, because training on misaligned
-targets would give a useless student without any warning.
+If the knowledge belongs to other clips, to other features or to another teacher, reading it raises an error. Otherwise,
+a student would be trained on targets of other clips, and it would be useless without any warning.
 """
 
 import hashlib
@@ -67,10 +71,10 @@ class KnowledgeRequest:
     """The knowledge of a teacher to store.
 
     Attributes:
-        augmentation: augmentation of the views.
-        seed: seed of the views.
-        views: number of views.
-        names: names of the arrays to store for each view.
+        augmentation: settings of the augmentation that makes the views.
+        seed: seed of the augmentation.
+        views: number of views of each clip.
+        names: names of the arrays to store for each view number.
     """
 
     augmentation: Augmentation
@@ -82,13 +86,13 @@ class KnowledgeRequest:
 def write_knowledge(
     folder: Path, teacher: Tagger, data: TrainingData, request: KnowledgeRequest, reporter: Reporter
 ) -> None:
-    """Run a teacher over views of the training clips and store its knowledge; views that exist already are kept.
+    """Run a teacher on views of the training clips and store its knowledge. View folders that exist already are kept.
 
     Args:
         folder: folder of the teacher, in which `knowledge/` is written beside the weights.
         teacher: the teacher in evaluation mode, on its device.
         data: the training clips.
-        request: knowledge to store.
+        request: the knowledge to store.
         reporter: receives the progress after each batch.
     """
     batches = -(-len(data.clips) // BATCH)
@@ -129,7 +133,7 @@ def _write_view(
     names: Sequence[str],
     on_batch: Callable[[int], None],
 ) -> dict[str, str]:
-    """Write the arrays of one view and return their SHA-256 by name."""
+    """Write the arrays of one view number, and return the SHA-256 of each array by name."""
     clips = data.clips
     with ExitStack() as stack:
         packed: dict[str, Hashed] = {}
@@ -153,15 +157,15 @@ class KnowledgeDescription(Artifact):
     features: str
     """Digest of the features."""
     tags: list[str]
-    """Names of the logits, in order."""
+    """Names of the tags of the logits, in order."""
     teacher: str
     """SHA-256 of the teacher's weights."""
     augmentation: Augmentation
-    """Augmentation of the views."""
+    """Settings of the augmentation that makes the views."""
     seed: int
-    """Seed of the views."""
+    """Seed of the augmentation."""
     views: Annotated[list[str], Field(min_length=1)]
-    """Digest of each view."""
+    """Digest of the random numbers of each view number."""
     sha256: dict[str, str]
     """SHA-256 of each array, by view and name, such as `view-000/logits`."""
 
@@ -212,12 +216,12 @@ def _summary(name: str, logits: Tensor, maps: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Stored knowledge that belongs to the clips, the features and the teacher in use.
+    """Stored knowledge of the training clips, whose clips, features and teacher have been verified.
 
     Attributes:
         folder: folder of the knowledge.
-        description: `knowledge.json`.
-        data: the training clips that it is about.
+        description: content of `knowledge.json`.
+        data: the training clips that the knowledge describes.
     """
 
     folder: Path
@@ -226,7 +230,7 @@ class Knowledge:
 
     @property
     def views(self) -> int:
-        """Number of views."""
+        """Number of views of each clip."""
         return len(self.description.views)
 
     @property
@@ -235,13 +239,13 @@ class Knowledge:
         return self.description.augmentation
 
     def view(self, number: int) -> View:
-        """Draw a view again.
+        """Draw the random numbers of a stored view again.
 
         Args:
             number: number of the view, from 0.
 
         Raises:
-            InputError: the result differs from the view that the teacher saw.
+            InputError: the random numbers differ from those that were used when the knowledge was stored.
         """
         view = draw_view(self.augmentation, self.description.seed, "knowledge", number, self.data.shape)
         if _view_digest(view) != self.description.views[number]:

@@ -1,4 +1,7 @@
-"""The training loop of teachers and students. It resumes exactly, and the same seed gives the same bytes on the CPU."""
+"""The training loop of teachers and students.
+
+A training run that was killed resumes and ends with the same result. On the CPU, the same seed gives the same bytes.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -37,16 +40,17 @@ def label_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A network and everything that its training depends on.
+    """A network and everything that its training run depends on.
 
     Attributes:
-        network: the network, on its device.
-        description: `config.json` of the network, which `train` completes.
-        data: clips for training, and for the choice of the best epoch on validate.
-        epoch_batches: function that returns the batches of an epoch, counted from 0.
+        network: the network, on the device that trains it.
+        description: content of `config.json` of the network, which `train` completes.
+        data: the training clips, and the validation clips that choose the best epoch.
+        epoch_batches: function that takes the number of an epoch, from 0, and returns the batches of the epoch.
         losses: the losses that are minimised.
         config: settings of the optimisation.
-        auxiliary: modules that the losses train beside the network, on its device; they are dropped at the end.
+        auxiliary: modules that the losses train together with the network, on the same device; they are not saved with
+            the network.
     """
 
     network: Tagger
@@ -59,21 +63,22 @@ class TrainingJob:
 
 
 def train(job: TrainingJob, folder: Path, on_epoch: Callable[[Row], None]) -> NetworkConfig:
-    """Train until all epochs are done or the patience is used up, and save the best epoch on validate.
+    """Train a network, and save it as it was after the epoch that is best on the validation clips.
 
-    The folder gets `weights.safetensors`, `config.json` and `record.csv`. A checkpoint is saved after each epoch. A
-    killed training resumes from its checkpoint and ends with the same bytes as an undisturbed training. If the training
-    has finished already, its network is loaded. If there are several processes, only the first one reads and writes the
-    folder, validates, and reports epochs.
+    The run ends when all epochs are done, or when the AUPRC has not improved for `patience` epochs. It writes
+    `weights.safetensors`, `config.json` and `record.csv` into the folder. It saves a checkpoint after each epoch. A run
+    that was killed resumes from the checkpoint and ends with the same bytes as a run that was not killed. If the folder
+    contains a finished run, its network is loaded instead. If there are several processes, only the first process reads
+    and writes the folder, validates the network, and reports the epochs.
 
     Args:
-        job: the network and everything that its training depends on.
+        job: the network and everything that its training run depends on.
         folder: folder to write.
         on_epoch: function that receives the row of each epoch, including the epochs in a checkpoint.
 
     Returns:
-        The job's description, completed by the best epoch and its micro-averaged AUPRC on validate. On the first
-        process, it also has the SHA-256 of the weights.
+        The description of the job, completed by the number of the best epoch and the micro-averaged AUPRC of this epoch
+        on the validation clips. In the first process, the description also has the SHA-256 of the network weights.
 
     Raises:
         InputError: training diverges, a checkpoint is damaged, or a batch has fewer clips than there are processes.
@@ -117,7 +122,7 @@ def train(job: TrainingJob, folder: Path, on_epoch: Callable[[Row], None]) -> Ne
 
 
 def _prepare_torch(job: TrainingJob) -> None:
-    """Make the same job give the same bytes on the CPU."""
+    """Configure PyTorch so that, on the CPU, the same job gives the same bytes."""
     keep_memory()
     _use_threads(job.config.threads)
     torch.use_deterministic_algorithms(job.network.device.type == "cpu")
@@ -137,7 +142,7 @@ def _use_threads(threads: int) -> None:
 
 
 def _load_finished(job: TrainingJob, folder: Path) -> NetworkConfig | None:
-    """Load the network of a training that has finished, and return its `config.json`; None if it has not."""
+    """Load the network of a finished training run and return its `config.json`; return None if there is none."""
     path, is_first = folder / CONFIG, distributed.rank() == 0
     content = distributed.from_first(path.read_bytes() if is_first and path.exists() else None)
     if content is None:
@@ -155,7 +160,7 @@ def _run_epoch(
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> Row:
-    """Train for one epoch and validate; return the epoch's row."""
+    """Train for one epoch, validate the network, and return the row of the epoch."""
     row = {"epoch": epoch + 1, "learning_rate": float(schedule.get_last_lr()[0])}
     row |= train_epoch(trained, job.epoch_batches(epoch), job.losses, optimiser, schedule, job.config.precision)
     auprc = job.data.validation_auprc(job.network) if distributed.rank() == 0 else 0.0
@@ -166,7 +171,7 @@ def _run_epoch(
 
 
 def _save_best(job: TrainingJob, history: History, checkpoint: Checkpoint, folder: Path) -> NetworkConfig:
-    """Load the weights of the best epoch into the network and write the folder."""
+    """Load the network weights of the best epoch into the network, and write the folder."""
     job.network.load_state_dict(history.best)
     best = {"epoch": history.best_epoch + 1, "validate_micro_auprc": history.best_score}
     description = job.description.model_copy(update=best)
@@ -188,15 +193,15 @@ def train_epoch(
     """Train for one epoch.
 
     Args:
-        network: the network, on its device.
+        network: the network, on the device that trains it.
         epoch_batches: batches of the epoch, on the same device.
         losses: the losses that are minimised.
         optimiser: optimiser of the network and of the auxiliary modules.
         schedule: learning-rate schedule; it advances by one step per batch.
-        precision: precision of the network's own arithmetic, `float32` or `bfloat16`.
+        precision: number format of the network's arithmetic, `float32` or `bfloat16`; the losses use float32.
 
     Returns:
-        The mean over the batches of each loss, named `loss_<name>`.
+        The mean of each loss over the batches, under the name `loss_<name>`.
     """
     network.train()
     sums: dict[str, Tensor] = {}

@@ -15,9 +15,10 @@ from iusp.training.data import TrainingData
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device with a name; `auto` is the first accelerator of the machine, or the CPU without one.
+    """Return the device with a name.
 
-    If several processes run on a machine, each process uses its own GPU.
+    The name `auto` means the first accelerator of the machine, or the CPU if there is no accelerator. If several
+    processes run on a machine with GPUs, each process uses its own GPU.
 
     Raises:
         InputError: the machine has no such device.
@@ -37,14 +38,15 @@ def choose_device(name: str) -> torch.device:
 def new_network(
     architecture: Architecture, parameters: int, data: TrainingData, config: Training, seed: int
 ) -> tuple[Tagger, NetworkConfig]:
-    """Build a network on its device, initialised from a seed.
+    """Build a network with random initial weights on the device that trains it.
 
     Args:
         architecture: family of the network.
         parameters: largest number of parameters.
-        data: training clips, whose mean and standard deviation standardise the input of the network.
-        config: settings that name the device.
-        seed: seed of the initialisation.
+        data: training clips; the mean and the standard deviation of their features standardise the input of the
+            network.
+        config: training settings, which name the device.
+        seed: seed of the initial weights.
 
     Returns:
         The network and its description, which `train` completes.

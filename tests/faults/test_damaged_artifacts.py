@@ -273,10 +273,10 @@ def test_damaged_artifacts(folder: Path, tried: Tried) -> None:
     assert not Path("run").exists(), "code was run"
     for command, count in counts.items():
         tried(
-            f"{command}: input files truncated, emptied, replaced by other types and shapes, with missing or extra "
-            "keys, with wrong sizes in headers, or replaced by pickles",
+            f"{command}: an input file is truncated, is emptied, is replaced by another type or shape or by a pickle, "
+            "lacks keys, has extra keys, or has wrong sizes in its header",
             count,
-            "stops with a one-line error that names the file",
+            "the command stops with a one-line error that names the file",
         )
 
 
@@ -322,10 +322,11 @@ def test_damaged_checkpoints(folder: Path, tried: Tried, monkeypatch: pytest.Mon
     assert not Path("run").exists(), "code was run"
     count = len(certain) + CHECKPOINTS
     tried(
-        "checkpoints: truncated, from other networks, pickles, with missing keys, with random bytes changed",
+        "teacher: the checkpoint is truncated, belongs to another network, is a pickle, lacks keys, or has changed "
+        "bytes",
         count,
-        f"{count - taken} stop with a one-line error (PyTorch's own CRC-32 is checked); {taken} changed only padding "
-        "and give the same teacher",
+        f"{count - taken} checkpoints cause a one-line error (PyTorch's own CRC-32 is checked); in {taken} "
+        "checkpoints, only padding changed, and the same teacher is trained",
     )
 
 
@@ -341,9 +342,9 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
             assert (done.exit_code, "evaluation/" in done.output) == (1, True), (name, damage, done.output)
             count += 1
     tried(
-        "promote: the version's measurements, truth and predictions damaged",
+        "promote: the measurements, the truth or the predictions of the version are damaged",
         count,
-        "refused with a reason that names the file; the champion does not change",
+        "the promotion is refused with a reason that names the file; the champion does not change",
     )
     assert called("promote", "1").exit_code == 0
     count = 0
@@ -359,9 +360,9 @@ def test_damaged_versions(folder: Path, tried: Tried) -> None:
                 assert name in line or "device" in line, (name, damage, command[0], line)
                 count += 1
     tried(
-        "tag and release: the champion's device.json and network damaged, the network also by random changes",
+        "tag and release: the champion's device.json or network is damaged; the network is also changed at random",
         count,
-        "stops with a one-line error: device.json has the SHA-256 of every file",
+        "the command stops with a one-line error, because device.json has the SHA-256 of every file",
     )
 
 
@@ -409,8 +410,10 @@ def test_bits_that_flip_in_numbers(folder: Path, tried: Tried) -> None:
         ), (path, line)
         path.write_bytes(wholes[path])
     tried(
-        "one bit flipped in the data of a recording, the teacher, a student, knowledge, features",
+        "one bit is flipped in the data of a recording, of the teacher, of a student, of the knowledge or of the "
+        "features",
         len(wholes),
-        f"`dvc status` detects all {len(wholes)} by MD5; the next step detects {len(wholes) - lost} by SHA-256",
+        f"`dvc status` detects {len(wholes)} of {len(wholes)} flipped bits by MD5; the next step detects "
+        f"{len(wholes) - lost} of {len(wholes)} by SHA-256",
         lost,
     )

@@ -267,9 +267,10 @@ def test_damaged_audio(tmp_path: Path, tried: Tried) -> None:
     quarantined = len(damaged) - len(sound)
     assert len(damaged) > 500
     tried(
-        "audio: every header field of WAV, FLAC and OGG changed, truncated files, random changes, other file types, "
-        f"pipes, links, names; one run of `iusp dataset` and `iusp features` on these and {len(good)} good clips",
+        "audio: a header field of a WAV, FLAC or OGG file is changed (each field in turn), a file is truncated or "
+        "changed at random, or a file is of another type, a pipe, a link or has an unusual name; `iusp dataset` and "
+        f"`iusp features` run once on all these files and {len(good)} good clips",
         len(damaged),
-        f"{quarantined} quarantined with a reason, {len(sound)} decode to finite samples; the good clips are "
-        f"unchanged; at most {most / 2**20:.0f} MiB per process",
+        f"{quarantined} files are quarantined with a reason, and {len(sound)} files decode to finite samples; the good "
+        f"clips do not change; no process takes more than {most / 2**20:.0f} MiB",
     )

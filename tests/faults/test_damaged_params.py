@@ -106,9 +106,9 @@ def test_every_key_spoilt_in_every_way(tmp_path: Path, monkeypatch: pytest.Monke
         refused += 1
     assert refused > 1000
     tried(
-        f"params.yaml: each of its {len(walked)} keys with a wrong type, out of range or misspelt",
+        f"params.yaml: one of its {len(walked)} keys (each in turn) has a wrong type, is out of range or is misspelt",
         refused,
-        "stops with a one-line error that names the key",
+        "the command stops with a one-line error that names the key",
     )
 
 
@@ -145,18 +145,21 @@ HARMFUL = {
     "Markdown": ("# Settings\n\n- none\n", "top level"),
 }
 HEAVY = {
-    "aliases that expand to 9^40 words": (BOMB + TEXT, "b39: no such key"),
-    "such aliases as a quantity": (
+    "YAML aliases that refer to each other and expand to 9^40 words": (BOMB + TEXT, "b39: no such key"),
+    "such aliases in place of a quantity": (
         BOMB + TEXT.replace('features: {cpu: "2"}', "features: {cpu: *b39}"),
         "steps.features.cpu",
     ),
-    "such aliases as a student's seeds": (BOMB + TEXT.replace("seeds: [0]", "seeds: *b39"), "students.medium.seeds"),
+    "such aliases in place of a student's seeds": (
+        BOMB + TEXT.replace("seeds: [0]", "seeds: *b39"),
+        "students.medium.seeds",
+    ),
     "an alias that contains itself": (f"{TEXT}x: &x [*x]\n", "x: no such key"),
     "lists nested 20,000 deep": (f"{TEXT}x: {'[' * 20_000}", "nested too deeply"),
     "mappings nested 5,000 deep": (f"{TEXT}x: {'{a: ' * 5000}", "nested too deeply"),
     "20,000 keys": (TEXT + "".join(f"k{n}: 1\n" for n in range(20_000)), "k9: no such key"),
     "a word of 900,000 letters": (TEXT.replace("source: embedded", f"source: {'x' * 900_000}"), "dataset.source"),
-    "a file of 20 MB": (f"{TEXT}# {'x' * 20_000_000}\n", "characters long"),
+    "a comment of 20 MB": (f"{TEXT}# {'x' * 20_000_000}\n", "characters long"),
 }
 
 
@@ -171,7 +174,8 @@ def test_harmful_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Tr
         assert words in line, name
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"], "nothing was run"
     tried(
-        f"params.yaml: tags that run code, duplicate keys, other encodings, {', '.join(HEAVY)}",
+        f"params.yaml contains one of these: tags that run code, duplicate keys, another encoding, {', '.join(HEAVY)}",
         len(HARMFUL) + len(HEAVY),
-        f"stops with a one-line error; no code is run; at most {MEMORY // 2**30} GiB of memory",
+        "`iusp config` stops with a one-line error; no code is run; the process takes at most "
+        f"{MEMORY // 2**30} GiB of memory",
     )

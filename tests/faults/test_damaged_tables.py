@@ -247,13 +247,13 @@ def test_damaged_tables(
         else:
             refusal(done)
     tried(
-        f"{name}: columns, cells, encodings, quotes, 10 MB in a cell and code, damaged by hand",
+        f"{name}: columns, cells, the encoding or quotes are damaged by hand, or a cell contains 10 MB or code",
         len(refused) + len(same),
-        f"{len(refused)} stop with a one-line error"
-        + (f"; {len(same)} do not change the content and give the same score" if same else ""),
+        f"{len(refused)} files cause a one-line error"
+        + (f"; {len(same)} files still have the same content and give the same score" if same else ""),
     )
     tried(
-        f"{name}: random bytes replaced, removed, repeated or inserted",
+        f"{name}: random bytes are replaced, removed, repeated or inserted",
         MUTATIONS,
-        f"{MUTATIONS - accepted} stop with a one-line error; {accepted} give another valid table",
+        f"{MUTATIONS - accepted} files cause a one-line error; {accepted} files are valid, with other content",
     )

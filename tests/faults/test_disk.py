@@ -73,9 +73,9 @@ def test_a_step_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         project.run(*COMMANDS[step])
         assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])
     tried(
-        f"`{' '.join(COMMANDS[step])}` while the disk fills up",
+        f"the disk fills up while `{' '.join(COMMANDS[step])}` runs",
         SIZES,
-        "one-line error; with free space, the same bytes",
+        "the step stops with a one-line error; when space is free again, it writes the same bytes",
     )
 
 
@@ -111,9 +111,9 @@ def test_a_disk_that_gets_full_amid_sonyc_ust_is_one_line_and_it_goes_on_when_th
         assert contents(project.folder, "data") == contents(whole.folder, "data")
         assert contents(project.folder, "recordings") == contents(whole.folder, "recordings")
     tried(
-        "`iusp dataset`: the disk fills up while SONYC-UST is downloaded, then while it is unpacked",
+        "the disk fills up while `iusp dataset` downloads SONYC-UST, and while it unpacks SONYC-UST",
         2,
-        "one-line error; with free space, the same bytes",
+        "the step stops with a one-line error; when space is free again, it writes the same bytes",
     )
 
 
@@ -138,9 +138,9 @@ def test_mlflow_on_a_full_disk_is_one_line_and_nothing_is_registered_twice(
         project.run(*COMMANDS["registration"], MLFLOW_TRACKING_URI=uri)
         assert registered(uri) == registered(f"sqlite:///{whole.folder}/mlflow.db")
     tried(
-        f"`iusp registration`: the disk of MLflow's {kept} fills up",
+        f"the disk of MLflow's {kept} fills up while `iusp registration` runs",
         SIZES,
-        "one-line error; with free space, one version",
+        "the step stops with a one-line error; when space is free again, it registers one version",
     )
 
 
@@ -156,4 +156,8 @@ def test_a_step_on_a_read_only_disk_says_so(
         remount("ro")
         assert "Read-only file system; give this user permission to write there" in refusal(project, *COMMANDS[step])
         assert contents(project.folder) == before
-    tried(f"`{' '.join(COMMANDS[step])}` on a read-only disk", 1, "one-line error; existing files are unchanged")
+    tried(
+        f"`{' '.join(COMMANDS[step])}` runs on a read-only disk",
+        1,
+        "the step stops with a one-line error; existing files do not change",
+    )

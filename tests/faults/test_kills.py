@@ -55,7 +55,11 @@ def test_a_step_killed_at_random_ends_with_the_same_bytes(
         assert not list(project.folder.rglob(".*.work-*"))
         if step == "registration":
             assert database(project) == database(whole)
-    tried(f"`{' '.join(COMMANDS[step])}` and its workers killed (`kill -9`), then run again", killed, "the same bytes")
+    tried(
+        f"`{' '.join(COMMANDS[step])}` and its workers are killed (`kill -9`), then the step runs again",
+        killed,
+        "the outputs have the same bytes as without the kill",
+    )
 
 
 def is_never_half(project: Project, whole: Project, step: str) -> None:
@@ -86,8 +90,8 @@ def test_dvc_repro_killed_in_every_stage_ends_with_the_same_bytes(
     assert database(project) == database(whole)
     assert "Running stage" not in project.run("dvc", "repro").stdout
     assert not list(project.folder.rglob(".*.work-*"))
-    what = "`dvc repro` and all its child processes killed at a random moment of each stage, then run again"
-    tried(what, killed, "the same bytes")
+    what = "`dvc repro` and all its child processes are killed at a random moment of each stage, then it runs again"
+    tried(what, killed, "the outputs have the same bytes as without the kill")
 
 
 OLD, NEW = {"one": "old", "two": "old"}, {"one": "new", "three": "new"}
@@ -115,7 +119,9 @@ def test_an_output_is_replaced_at_once_or_not_at_all(tmp_path: Path, tried: Trie
         assert list(output.parent.iterdir()) == [output]
     assert killed > 10
     tried(
-        "A step killed before each file operation of the replacement of its output", killed, "old output, new or none"
+        "a step is killed while it replaces its output, before each file operation in turn",
+        killed,
+        "the output is the old one, the new one or absent",
     )
 
 

@@ -255,7 +255,8 @@ def test_killed_at_any_moment_of_registration(serve: Serve, project: Path, tried
     good("registration")
     lost = same(holds(server), expected)
     assert kills > KILLS / 2
-    tried("MLflow's server killed during registration", kills, "fails; when run again, everything is there once", lost)
+    outcome = "registration fails; when it runs again, MLflow has every entry once"
+    tried("MLflow's server is killed during registration", kills, outcome, lost)
 
 
 def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tried: Tried) -> None:
@@ -281,7 +282,8 @@ def test_an_answer_that_is_lost_doubles_nothing(serve: Serve, project: Path, tri
     good("registration")
     assert told["lost"] > 30
     lost = same(holds(server), expected)
-    tried("MLflow's response lost after the write", told["lost"], "request repeated; everything is there once", lost)
+    outcome = "the client repeats the request; MLflow has every entry once"
+    tried("MLflow's server writes an entry, but its response is lost", told["lost"], outcome, lost)
 
 
 def trained(folder: Path) -> None:
@@ -383,9 +385,9 @@ def test_training_goes_on_or_fails_at_once_as_params_say(serve: Serve, project: 
     assert times == {"keep": len(moments) + 2, "fail": len(moments) + 1}
     *early, end = dict.fromkeys(moments.values())
     for outage, outcome in (
-        ("keep", "training continues; registration logs the rest"),
-        ("fail", "fails; continues when run again"),
+        ("keep", "training continues; registration logs the missing entries"),
+        ("fail", "training fails; when it runs again, it continues"),
     ):
         when = f"{', '.join(early)} and {end} the training of a teacher"
-        when += f", {' and '.join(moments[moment] for moment in student[outage])} the training of a student"
-        tried(f"MLflow's server killed {when}, `outage: {outage}`", times[outage], outcome, lost[outage])
+        when += f", and {' and '.join(moments[moment] for moment in student[outage])} the training of a student"
+        tried(f"MLflow's server is killed {when} (setting `outage: {outage}`)", times[outage], outcome, lost[outage])

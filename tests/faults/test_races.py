@@ -43,9 +43,9 @@ def test_of_two_runs_of_a_step_in_one_folder_the_second_is_told_so(
     assert first.wait() == 0
     assert contents(project.folder, *OUTPUTS[step]) == contents(whole.folder, *OUTPUTS[step])
     tried(
-        f"`{' '.join(COMMANDS[step])}` twice at the same time in one folder",
+        f"`{' '.join(COMMANDS[step])}` starts in a folder while another run of this step in the folder is paused",
         1,
-        "the first succeeds, the second stops with an error",
+        "the new run stops with an error; the other run succeeds",
     )
 
 
@@ -66,7 +66,9 @@ def test_of_two_dvc_repro_in_one_workspace_the_second_is_told_so(
     assert contents(project.folder) == contents(whole.folder)
     assert registered(f"sqlite:///{project.folder}/mlflow.db") == registered(f"sqlite:///{whole.folder}/mlflow.db")
     tried(
-        "`dvc repro` twice at the same time in one workspace", 1, "the first succeeds, the second stops with an error"
+        "`dvc repro` starts in a workspace while another `dvc repro` in the workspace is paused",
+        1,
+        "the new run stops with an error; the other run succeeds",
     )
 
 
@@ -89,9 +91,9 @@ def test_registrations_at_once_register_once(
         register_at_once(projects, MLFLOW_TRACKING_URI=uri)
         assert registered(uri) == registered(f"sqlite:///{whole.folder}/mlflow.db")
         tried(
-            f"`iusp registration` {RUNS} times at the same time, with the same results, on one server",
+            f"{RUNS} runs of `iusp registration` with the same results start at the same time on one server",
             RUNS,
-            "one version",
+            "MLflow has one version",
         )
 
 
@@ -130,9 +132,9 @@ def test_registrations_at_once_of_other_results_register_each(
     assert found["aliases"].keys() == {"challenger"}
     assert found["aliases"]["challenger"] in numbers
     tried(
-        f"`iusp registration` {RUNS} times at the same time, with different results, on one server",
+        f"{RUNS} runs of `iusp registration` with different results start at the same time on one server",
         RUNS,
-        "a version for each",
+        "MLflow has one version for each run",
     )
 
 
@@ -159,4 +161,4 @@ def test_a_model_registered_by_many_at_once_is_one_version(tmp_path: Path, tried
         assert [int(version.version) for version in versions] == [numbers[0]] == [*set(numbers)]
         assert versions[0].tags["student"] == "small"
         assert len(numbers) == THREADS
-    tried(f"A model registered by {THREADS} clients at the same time, on one server", THREADS, "one version")
+    tried(f"{THREADS} clients register a model at the same time on one server", THREADS, "MLflow has one version")

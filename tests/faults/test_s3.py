@@ -240,11 +240,8 @@ def test_what_passes_is_got_over(proxy: Proxy, prepare: Prepare, pauses: list[fl
             assert set(struck.values()) == {often}, f"{kind}: {name}"
             assert pauses or name in OF_BODIES
             times += struck.total()
-    tried(
-        f"S3 fails once or twice for each object, in {len(list(sampled(FAULTS, 4)))} ways",
-        times,
-        "retried with backoff; complete",
-    )
+    outcome = "the requests are retried with exponential backoff; the result is complete"
+    tried(f"S3 fails once or twice for each object, in one of {len(list(sampled(FAULTS, 4)))} ways", times, outcome)
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -275,11 +272,8 @@ def test_what_stays_ends_in_a_line_and_is_never_used(
         operation.run()
         assert operation.whole(), name
     assert s3.REQUESTS == s3.DOWNLOADS == 4
-    tried(
-        f"S3 always fails, in {len(list(sampled(STAYING, 3)))} ways",
-        times,
-        f"one-line error after at most {most} requests per object",
-    )
+    outcome = f"the command stops with a one-line error after at most {most} requests for each object"
+    tried(f"S3 always fails, in one of {len(list(sampled(STAYING, 3)))} ways", times, outcome)
 
 
 @pytest.mark.parametrize("server", ["moto", "rclone"], indirect=True)
@@ -322,8 +316,11 @@ def test_whatever_fails_at_random_the_outcome_is_whole_or_nothing(
         assert operation.whole(), f"seed {seed}"
     assert outcomes["whole"]
     assert outcomes["nothing"]
-    said = f"{outcomes['whole']} complete, {outcomes['nothing']} one-line errors; complete when run again"
-    tried(f"S3 ({request.node.callspec.params['server']}) fails at random, {struck} times in all", MANY // 2, said)
+    said = (
+        f"{outcomes['whole']} operations complete; {outcomes['nothing']} operations stop with a one-line error and "
+        "complete when they run again"
+    )
+    tried(f"S3 ({request.node.callspec.params['server']}) fails at random, {struck} times in total", MANY // 2, said)
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -383,4 +380,5 @@ def test_mlflows_own_storage_in_s3(
     )
     assert "device.json does not describe 'int8.onnx'" in one_line(refuses, capsys)
     assert bucket(server, "from-mlflow") == {}
-    tried("MLflow's own storage in S3 always fails, or is damaged", times + 1, "one-line error; nothing is released")
+    outcome = "the command stops with a one-line error; nothing is released"
+    tried("MLflow's own storage in S3 always fails, or its content is damaged", times + 1, outcome)

@@ -198,8 +198,11 @@ def test_what_works_writes_no_secret(whole: Place, tried: Tried) -> None:
     assert list((whole.project.folder / ".dvc/cache").rglob("*"))
     assert list(whole.project.folder.glob("kubeflow/*/iusp-*/registration/executor_output.json"))
     assert list((whole.folder / "mlflow/artifacts").rglob("MODEL_CARD.md"))
-    what = f"{len(whole.secrets)} secrets set; the whole pipeline run with DVC and with kfp, a release, a compilation"
-    tried(what, len(files), "all files, databases and logs searched; no secret found")
+    what = (
+        f"{len(whole.secrets)} secrets are set; the whole pipeline runs with DVC and with kfp, a pipeline is compiled, "
+        "and a student is released"
+    )
+    tried(what, len(files), "all files, databases and logs are searched, and no secret is found")
 
 
 def test_what_fails_tells_no_secret(place: Place, monkeypatch: pytest.MonkeyPatch, tried: Tried) -> None:
@@ -266,5 +269,5 @@ def test_what_fails_tells_no_secret(place: Place, monkeypatch: pytest.MonkeyPatc
         (line,) = done.stderr.splitlines()
         assert line.startswith("iusp: ")
         assert where(place.secrets, done.output.encode()) == set(), (command, line)
-    tried("commands that fail: wrong servers, buckets, keys and settings, with secrets in them", len(failing),
-          "one-line error without any secret, exit status 2")  # fmt: skip
+    tried("a command fails because of a wrong server, bucket, key or setting that contains secrets", len(failing),
+          "the command prints a one-line error without any secret; its exit status is 2")  # fmt: skip
