@@ -10,6 +10,8 @@ from pydantic import Field
 from iusp.artifacts.base import Artifact, Digested
 from iusp.data.clips import NO_ANNOTATION, NO_FILE, NO_TRUTH
 from iusp.data.labels import PLACE_AND_TIME, SPLITS
+from iusp.data.taxonomy import Taxonomy, read_taxonomy
+from iusp.errors import InputError
 from iusp.io import files
 from iusp.io.tables import read_table, write_table
 from iusp.io.text import first_names
@@ -295,6 +297,16 @@ class DatasetFolder:
         write_reasons(self.quarantine, tables.quarantine)
         write_reasons(self.unmatched, tables.unmatched)
         summary.write(self.summary_file)
+
+    def read_taxonomy(self) -> Taxonomy:
+        """Read the taxonomy.
+
+        Raises:
+            InputError: the taxonomy is missing or damaged.
+        """
+        if not self.taxonomy.exists():
+            raise InputError(f"{self.taxonomy}: no such file; run the dataset step first (dvc repro)")
+        return read_taxonomy(self.taxonomy)
 
     def read_index(self) -> pd.DataFrame:
         """Read name, split, checksum, duration and sample rate of every clip.

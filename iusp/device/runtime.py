@@ -136,7 +136,7 @@ def load(path: Path) -> DeviceModel:
     Raises:
         InputError: a file is missing or damaged, or the two files do not belong together.
     """
-    description = _description(path.with_name(DESCRIPTION))
+    description = _description(path)
     tags, features = description["tags"], description["features"]
     samples = round(features["clip_seconds"] * features["sample_rate"])
     session = _described(path, description, "waveform", "float32.onnx or int8.onnx")
@@ -151,7 +151,7 @@ def load_network(path: Path) -> onnxruntime.InferenceSession:
     Raises:
         InputError: a file is missing or damaged, or the two files do not belong together.
     """
-    return _described(path, _description(path.with_name(DESCRIPTION)), "log_mel", "net_float32.onnx or net_int8.onnx")
+    return _described(path, _description(path), "log_mel", "net_float32.onnx or net_int8.onnx")
 
 
 def _described(path: Path, description: dict[str, Any], given: str, names: str) -> onnxruntime.InferenceSession:
@@ -172,7 +172,11 @@ def _described(path: Path, description: dict[str, Any], given: str, names: str) 
     return session
 
 
-def _description(path: Path) -> dict[str, Any]:
+def _description(model: Path) -> dict[str, Any]:
+    """Read and check the `device.json` beside an ONNX file."""
+    if not model.exists():
+        raise InputError(f"{model}: no such file; give an ONNX file of an exported student")
+    path = model.with_name(DESCRIPTION)
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         tags, thresholds = description["tags"], description["thresholds"]

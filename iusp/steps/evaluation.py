@@ -22,7 +22,6 @@ from iusp.artifacts.metrics import (
 )
 from iusp.artifacts.networks import NetworkFolder, StudentFolder, TeacherFolder
 from iusp.config.evaluation import Evaluation
-from iusp.data.taxonomy import read_taxonomy
 from iusp.device.export import Recordings, write_models
 from iusp.errors import InputError
 from iusp.evaluation.cost import multiply_accumulates
@@ -146,7 +145,7 @@ def run(config: Evaluation, inputs: Inputs, output: Path, reporter: Reporter) ->
     )
     judge = Judge.open(
         config,
-        read_taxonomy(dataset.taxonomy),
+        dataset.read_taxonomy(),
         dataset.path,
         read_features(inputs.features),
         networks.teacher.config.tags,
