@@ -20,7 +20,14 @@ def student(method: str, auprc: float) -> dict[str, Any]:
 def test_the_readme_has_a_narrow_table_with_the_best_student_first(tmp_path: Path) -> None:
     data = {"name": "a folder", "digest": "", "clips": {"test": 300}}
     students = {"small": student("iusp", 0.7), "small_kd": student("kd", 0.72)}
-    metrics = {"data": data, "split": "test", "clips": 300, "teacher": network(0.8, sha256=""), "students": students}
+    metrics = {
+        "data": data,
+        "split": "test",
+        "clips": 300,
+        "absent_tags": [],
+        "teacher": network(0.8, sha256=""),
+        "students": students,
+    }
     times = {part: {"p50": 1.25, "p95": 2.0} for part in ("network", "audio_to_tags")}
     latencies = {name: dict.fromkeys(("torch", "float32", "int8"), times) for name in ("teacher", *students)}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
