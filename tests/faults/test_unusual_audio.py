@@ -369,6 +369,6 @@ def test_unusual_audio(tmp_path: Path, tried: Tried) -> None:
         "and concatenated files, tags and padding around the audio, more samples than the header counts, loud floats, "
         "other formats",
         len(cases),
-        f"{len(accepted)} read to the last sample with the right values ({len(others)} compared with Python's `wave`, "
-        f"{len(heard)} with ffmpeg), {len(cases) - len(accepted)} refused with the true reason",
+        f"{len(accepted)} are read to the last sample with the right values ({len(others)} compared with Python's "
+        f"`wave`, {len(heard)} with ffmpeg); {len(cases) - len(accepted)} are refused with the true reason",
     )
