@@ -61,8 +61,8 @@ def read_taxonomy(path: Path) -> Taxonomy:
     """
     try:
         document = parse_yaml(path.read_text(encoding="utf-8"))
-        coarse = {key: f"{key}_{name}" for key, name in _names(document["coarse"]).items()}
-        fine = {normalised(str(key)): _names(tags) for key, tags in (document.get("fine") or {}).items() if tags}
+        coarse = {key: f"{key}_{name}" for key, name in _names(path, document["coarse"]).items()}
+        fine = {normalised(str(key)): _names(path, tags) for key, tags in (document.get("fine") or {}).items() if tags}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; SONYC-UST ships its taxonomy as dcase-ust-taxonomy.yaml") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -86,33 +86,33 @@ def read_taxonomy(path: Path) -> Taxonomy:
     )
 
 
-def _names(section: dict[Any, Any]) -> dict[str, str]:
+def _names(path: Path, section: dict[Any, Any]) -> dict[str, str]:
     """Return the names of a section by their keys, converted to text in Unicode form C.
 
     Raises:
-        ValueError: there is no name, a key or a name cannot be used, or two keys differ only in case or Unicode form.
+        InputError: there is no name, a key or a name cannot be used, or two keys differ only in case or Unicode form.
     """
     keys = [key for key in section if isinstance(key, str) or type(key) is int]
     if not keys or len({normalised(str(key)).casefold() for key in keys}) < len(section):
-        raise ValueError(
-            f"the keys {list(section)} must be numbers or texts, at least one, and must not differ only in case"
+        raise InputError(
+            f"{path}: the keys {list(section)} must be numbers or texts, at least one, and must not differ only in case"
         )
     names = {}
     for key, name in section.items():
         text = normalised(str(key))
         if not KEY.fullmatch(text) or len(text) > LONGEST_KEY:
-            raise ValueError(
-                f"the key {text!r} must have letters and digits, with single dots or spaces between them, and at most "
-                f"{LONGEST_KEY} characters; put other characters into the name"
+            raise InputError(
+                f"{path}: the key {text!r} must have letters and digits, with single dots or spaces between them, and "
+                f"at most {LONGEST_KEY} characters; put other characters into the name"
             )
         if (
             not isinstance(name, str)
             or not name.isprintable()
             or not 1 <= len(name.strip()) == len(name) <= LONGEST_NAME
         ):
-            raise ValueError(
-                f"the name of {text} must be printable text of 1 to {LONGEST_NAME} characters that neither begins nor "
-                "ends with a space"
+            raise InputError(
+                f"{path}: the name of {text} must be printable text of 1 to {LONGEST_NAME} characters that neither "
+                "begins nor ends with a space"
             )
         names[text] = normalised(name)
     return names

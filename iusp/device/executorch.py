@@ -58,7 +58,7 @@ def write_programs(model: Path, folder: Path) -> dict[str, Program]:
             differs from PyTorch's.
     """
     network, description = models.load(model / "extra_files")
-    description = read_json(model / "device" / DESCRIPTION, "thresholds", "license")
+    packaged = read_json(model / "device" / DESCRIPTION, "thresholds", "license")
     config = Features.model_validate(description["features"])
     # XNNPACK accepts weights in this memory format only.
     net = Probabilities(network).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
@@ -78,9 +78,9 @@ def write_programs(model: Path, folder: Path) -> dict[str, Program]:
         folder / DESCRIPTION,
         {
             "tags": description["tags"],
-            "thresholds": description["thresholds"],
+            "thresholds": packaged["thresholds"],
             "features": config.model_dump(mode="json"),
-            "license": description["license"],
+            "license": packaged["license"],
             "files": {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files},
         },
     )
