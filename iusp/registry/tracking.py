@@ -74,18 +74,42 @@ def _configure() -> None:
 
 
 def connect() -> MlflowClient:
-    """Return a client of the tracking server."""
+    """Return a client of the tracking server.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI, or its default, names a database or a folder that does not exist.
+    """
     _configure()
     uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        _create_database(make_url(uri))
+    path = _database(uri) or (Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None)
+    if path and not path.exists():
+        raise InputError(
+            f"there is no registry: {uri} does not exist; run the pipeline (make run or dvc repro), or set "
+            "MLFLOW_TRACKING_URI"
+        )
     return MlflowClient(uri)
 
 
-def _create_database(url: URL) -> None:
+def connect_or_create() -> MlflowClient:
+    """Return a client of the tracking server; a database that is a file is created."""
+    _configure()
+    uri = tracking_uri()
+    if path := _database(uri):
+        _create_database(make_url(uri), path)
+    return MlflowClient(uri)
+
+
+def _database(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for other addresses and databases in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    path = make_url(uri).database or ":memory:"
+    return None if path.startswith((":memory:", "file:")) else Path(path)
+
+
+def _create_database(url: URL, path: Path) -> None:
     """Let MLflow create a database under a temporary name: after a kill, it could not open a half-created one."""
-    path = Path(url.database or ":memory:")
-    if path.exists() or not path.parent.is_dir() or str(path).startswith((":memory:", "file:")):
+    if path.exists() or not path.parent.is_dir():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -281,7 +305,7 @@ class Tracker:
 
     def __init__(self, experiment: str, execution: str) -> None:
         self.execution = execution
-        self.client = connect()
+        self.client = connect_or_create()
         plugin = self._plugin_parent()
         if plugin:
             self.experiment_id = plugin.info.experiment_id

@@ -17,7 +17,7 @@ from iusp.cli.main import main
 from iusp.config.params import load
 from iusp.errors import InputError
 from iusp.registry.promotion import TAG, promote, promote_challenger, read_history, rollback, settle, unsettled
-from iusp.registry.tracking import Tracker
+from iusp.registry.tracking import Tracker, connect_or_create
 from iusp.registry.versions import Registry, source_tags
 from iusp.reporter import Reporter
 from iusp.steps.registration import run
@@ -59,7 +59,7 @@ def _store(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.fixture
 def registry(database: str, request: pytest.FixtureRequest) -> Registry:
-    return Registry(f"model-{abs(hash(request.node.name))}")
+    return Registry(f"model-{abs(hash(request.node.name))}", connect_or_create())
 
 
 @pytest.fixture
