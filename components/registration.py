@@ -19,12 +19,12 @@ def registration(
     """
     from pathlib import Path
 
-    from iusp.cli.console import readable_failures
+    from iusp.cli.console import readable_failures, shown_progress
     from iusp.config.params import Settings
     from iusp.registry.tracking import Tracker
     from iusp.steps.registration import run
 
     folders = Path(dataset.path), Path(evaluation.path), Path(registration.path)
-    with readable_failures():
-        result = run(Settings.model_validate_json(config), Tracker.joined(), *folders)
+    with readable_failures(), shown_progress() as reporter:
+        result = run(Settings.model_validate_json(config), Tracker.joined(), *folders, reporter)
     registration.metadata |= {"display_name": "registered versions"} | result.model_dump(mode="json", exclude_none=True)

@@ -4,12 +4,15 @@ MLflow's start page shows its tools for language models, so the address of the t
 """
 
 import os
+import socket
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 
-from iusp.config.params import load
+from iusp.cli.console import readable_failures
+from iusp.config.params import RegistrySettings, load_sections
+from iusp.errors import InputError
 
 DATABASE = Path("mlflow.db")
 
@@ -31,8 +34,13 @@ def training_view(database: Path, experiment: str, port: int) -> str:
 
 
 def main(port: int) -> None:
-    """Print the address, and become the server."""
-    experiment = load(Path("params.yaml")).registration.experiment
+    """Print the address, and become the server.
+
+    Raises:
+        InputError: the port cannot be used.
+    """
+    experiment = load_sections(Path("params.yaml"), RegistrySettings).registration.experiment
+    _check_port(port)
     print(f"Training runs: {training_view(DATABASE, experiment, port)}", flush=True)  # noqa: T201 (its output)
     # The job queue's workers serve only MLflow's tools for language models.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -40,5 +48,16 @@ def main(port: int) -> None:
     os.execvp("mlflow", ["mlflow", "server", *arguments, "--backend-store-uri", f"sqlite:///{DATABASE}"])  # noqa: S606, S607
 
 
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"port {port}: {reason}; stop the program there, or set another one (PORT=)") from None
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with readable_failures():
+        main(int(sys.argv[1]))

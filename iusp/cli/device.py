@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from iusp.cli.console import print_json, print_table, shown_progress, warn
-from iusp.cli.context import load_config
+from iusp.cli.context import load_registry_settings
 from iusp.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Form = Literal["json", "csv"]
 
 def _champion(ctx: click.Context) -> str:
     """Return the address of the champion of the registered model in params.yaml."""
-    return f"models:/{load_config(ctx).registration.model_name}@champion"
+    return f"models:/{load_registry_settings(ctx).registration.model_name}@champion"
 
 
 @click.command()
@@ -54,7 +54,7 @@ def release(ctx: click.Context, to: str, sign_with: Path | None) -> None:
     from iusp.registry.tracking import readable_errors
     from iusp.registry.versions import Registry, fetch_artifacts
 
-    name = load_config(ctx).registration.model_name
+    name = load_registry_settings(ctx).registration.model_name
     with tempfile.TemporaryDirectory() as folder:
         with readable_errors():
             registry = Registry(name)
@@ -308,7 +308,7 @@ def _fetch_reference(ctx: click.Context, folder: Path) -> tuple[Path, Path]:
     from iusp.registry.tracking import connect, readable_errors
     from iusp.registry.versions import fetch_artifacts
 
-    name = load_config(ctx).registration.model_name
+    name = load_registry_settings(ctx).registration.model_name
     scores, thresholds = "evaluation/predictions.csv", "device/device.json"
     with readable_errors():
         client = connect()

@@ -179,9 +179,9 @@ def registration(ctx: click.Context) -> None:
     from iusp.steps.registration import run
 
     config = load_config(ctx)
-    with readable_errors():
+    with shown_progress() as reporter, readable_errors():
         tracker = Tracker.of(config, DATASET)
-        run(config, tracker, DATASET, EVALUATION, REGISTRATION)
+        run(config, tracker, DATASET, EVALUATION, REGISTRATION, reporter)
         tracker.finish("SUCCEEDED")
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iusp.cli.console import print_json, print_table, warn
-from iusp.cli.context import load_config
+from iusp.cli.context import load_gate_settings, load_registry_settings
 
 if TYPE_CHECKING:
-    from iusp.config.params import Config
+    from iusp.config.params import RegistrySettings
     from iusp.registry.gate import Verdict
     from iusp.registry.promotion import Entry, History, Outcome
     from iusp.registry.versions import RegisteredVersion, Registry
@@ -22,11 +22,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 reason_option = click.option("--reason", default="", help="Reason for the change; kept in the history.")
 
 
-def _open(ctx: click.Context) -> "tuple[Registry, Config]":
+def _open(settings: "RegistrySettings") -> "Registry":
     from iusp.registry.versions import Registry
 
-    config = load_config(ctx)
-    return Registry(config.registration.model_name), config
+    return Registry(settings.registration.model_name)
 
 
 @click.group(invoke_without_command=True)
@@ -50,7 +49,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
     from iusp.registry.tracking import readable_errors
 
     with readable_errors():
-        registry = _open(ctx)[0]
+        registry = _open(load_registry_settings(ctx))
         _warn_if_unsettled(registry, read_history(registry))
         versions = registry.versions()
     if as_json:
@@ -119,7 +118,8 @@ def show(ctx: click.Context, version: int, as_json: bool) -> None:
     from iusp.registry.tracking import readable_errors
 
     with readable_errors():
-        registry, config = _open(ctx)
+        config = load_gate_settings(ctx)
+        registry = _open(config)
         history = read_history(registry)
         registered = registry.version(version)
         champion = history.champion if history.champion != version else None
@@ -194,7 +194,8 @@ def promote(ctx: click.Context, version: int, expect: int | None, reason: str, f
     from iusp.registry.tracking import readable_errors
 
     with readable_errors():
-        registry, config = _open(ctx)
+        config = load_gate_settings(ctx)
+        registry = _open(config)
         gate, evaluation = config.registration.gate, config.evaluation
         outcome = promote(registry, version, gate, evaluation, why=reason, force=force, expected=expect)
         _show_outcome(registry, outcome, as_json)
@@ -220,7 +221,7 @@ def rollback(ctx: click.Context, reason: str, as_json: bool) -> None:
     from iusp.registry.tracking import readable_errors
 
     with readable_errors():
-        registry = _open(ctx)[0]
+        registry = _open(load_registry_settings(ctx))
         outcome = rollback(registry, reason)
         _show_outcome(registry, outcome, as_json)
     ctx.exit(1 if outcome.reasons else 0)
@@ -243,7 +244,7 @@ def history(ctx: click.Context, as_json: bool) -> None:
     from iusp.registry.tracking import readable_errors
 
     with readable_errors():
-        registry = _open(ctx)[0]
+        registry = _open(load_registry_settings(ctx))
         past = read_history(registry)
         _warn_if_unsettled(registry, past)
     if as_json:

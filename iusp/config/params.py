@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,6 +18,8 @@ from iusp.config.students import Distillation, Recipe, Student, recipe
 from iusp.config.teacher import Teacher
 from iusp.errors import InputError
 from iusp.io.files import parse_yaml
+
+Sections = TypeVar("Sections", bound=Section)
 
 
 class Settings(Section):
@@ -84,11 +86,29 @@ class Config(Settings):
     """How Kubeflow runs the steps."""
 
 
+class RegistrySettings(Section, extra="ignore"):
+    """The section of `params.yaml` that finds the registry's versions; other sections may be wrong."""
+
+    registration: Registration
+
+
+class GateSettings(RegistrySettings):
+    """The sections of `params.yaml` that the promotion gate needs; other sections may be wrong."""
+
+    evaluation: Evaluation
+
+
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
-    """Read and check a `params.yaml`.
+    """Read and check all of a `params.yaml`: see `load_sections`."""
+    return load_sections(path, Config, changes)
+
+
+def load_sections(path: Path, sections: type[Sections], changes: Sequence[str] = ()) -> Sections:
+    """Read and check sections of a `params.yaml`.
 
     Args:
         path: the file.
+        sections: class with a field for each section that is read.
         changes: settings that replace those of the file, such as `teacher.training.epochs=30`; values are YAML.
 
     Raises:
@@ -104,7 +124,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
     for change in changes:
         _change(document, change)
     try:
-        return Config.model_validate(document)
+        return sections.model_validate(document)
     except ValidationError as error:
         raise InputError(f"{path}: {_problems(error)} (iusp config --schema tells what is allowed)") from None
 

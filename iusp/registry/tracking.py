@@ -15,9 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.uri import is_local_uri
 from requests import RequestException
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,6 +43,13 @@ DEFAULTS = {
     # MLflow's seven retries would hide a wrong address for four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }
+CONTENT_ERRORS = (
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_CONFLICT",
+    "RESOURCE_DOES_NOT_EXIST",
+)
 # Loggers of what an error message repeats: a database's errors, with a traceback, and every HTTP retry.
 QUIET_LOGGERS = {"mlflow.store.db.utils": logging.CRITICAL, "urllib3.connectionpool": logging.ERROR}
 
@@ -65,18 +74,42 @@ def _configure() -> None:
 
 
 def connect() -> MlflowClient:
-    """Return a client of the tracking server."""
+    """Return a client of the tracking server.
+
+    Raises:
+        InputError: MLFLOW_TRACKING_URI, or its default, names a database or a folder that does not exist.
+    """
     _configure()
     uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        _create_database(make_url(uri))
+    path = _database(uri) or (Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None)
+    if path and not path.exists():
+        raise InputError(
+            f"there is no registry: {uri} does not exist; run the pipeline (make run or dvc repro), or set "
+            "MLFLOW_TRACKING_URI"
+        )
     return MlflowClient(uri)
 
 
-def _create_database(url: URL) -> None:
+def connect_or_create() -> MlflowClient:
+    """Return a client of the tracking server; a database that is a file is created."""
+    _configure()
+    uri = tracking_uri()
+    if path := _database(uri):
+        _create_database(make_url(uri), path)
+    return MlflowClient(uri)
+
+
+def _database(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for other addresses and databases in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    path = make_url(uri).database or ":memory:"
+    return None if path.startswith((":memory:", "file:")) else Path(path)
+
+
+def _create_database(url: URL, path: Path) -> None:
     """Let MLflow create a database under a temporary name: after a kill, it could not open a half-created one."""
-    path = Path(url.database or ":memory:")
-    if path.exists() or not path.parent.is_dir() or str(path).startswith((":memory:", "file:")):
+    if path.exists() or not path.parent.is_dir():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -106,7 +139,16 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, RequestException, ModuleNotFoundError) as error:
-        raise OutageError(f"{server_message(error)}; check MLFLOW_TRACKING_URI") from None
+        advice = "" if _about_content(error) else "; check MLFLOW_TRACKING_URI"
+        raise OutageError(f"{server_message(error)}{advice}") from None
+
+
+def _about_content(error: Exception) -> bool:
+    """Return whether MLflow understood a request and refused its content; the address is right then."""
+    if not isinstance(error, MlflowException) or error.error_code not in CONTENT_ERRORS:
+        return False
+    # A server that is not MLflow answers with HTTP 404 and without MLflow's JSON.
+    return isinstance(error, RestException) or not tracking_uri().startswith("http")
 
 
 def server_message(error: Exception) -> str:
@@ -227,12 +269,43 @@ class StepRun:
                     self._client.log_artifact(self.run_id, str(path))
 
 
+def _local_storage(experiment: Experiment) -> Path | None:
+    """Return the folder that holds an experiment's artifacts, if MLflow's database is a file of this machine."""
+    location = experiment.artifact_location
+    if not tracking_uri().startswith("sqlite") or not is_local_uri(location):
+        return None
+    return Path(local_file_uri_to_path(location))
+
+
+def _check_experiment(experiment: Experiment) -> None:
+    """Refuse an experiment that is deleted, or whose artifacts belong into a folder that was moved.
+
+    MLflow stores the absolute path of an experiment's folder and cannot change it. It would create the old folder
+    again.
+
+    Raises:
+        OutageError: the experiment cannot be used.
+    """
+    name, ways_out = experiment.name, "set another registration.experiment in params.yaml"
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise OutageError(
+            f"MLflow's experiment {name} is deleted; restore it (mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}), or {ways_out}"
+        )
+    folder = _local_storage(experiment)
+    if folder and not folder.exists() and not folder.is_relative_to(Path.cwd()):
+        raise OutageError(
+            f"MLflow's experiment {name} keeps its files in {folder}, which does not exist; if the project was moved, "
+            f"move it back or link its old path to the new one; otherwise, {ways_out}"
+        )
+
+
 class Tracker:
     """The runs of one execution of the pipeline."""
 
     def __init__(self, experiment: str, execution: str) -> None:
         self.execution = execution
-        self.client = connect()
+        self.client = connect_or_create()
         plugin = self._plugin_parent()
         if plugin:
             self.experiment_id = plugin.info.experiment_id
@@ -244,13 +317,20 @@ class Tracker:
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
+        if found:
+            _check_experiment(found)
+            return str(found.experiment_id)
         try:
-            return found.experiment_id if found else self.client.create_experiment(name)
+            created = self.client.get_experiment(self.client.create_experiment(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             # Another process has just created it.
             return self._experiment(name)
+        if folder := _local_storage(created):
+            # `_check_experiment` takes a missing folder for that of a project that was moved.
+            folder.mkdir(parents=True, exist_ok=True)
+        return str(created.experiment_id)
 
     @classmethod
     def of(cls, config: Settings, dataset: Path) -> "Tracker":
@@ -309,6 +389,8 @@ class Tracker:
         if not found:
             made = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
             found = self._find(step) or made
+        elif parent and found.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent:  # its parent was deleted
+            self.client.set_tag(found.info.run_id, MLFLOW_PARENT_RUN_ID, parent)
         return StepRun(self.client, found)
 
     @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts, list_artifacts
+from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -16,6 +17,7 @@ from iusp.artifacts.dataset import Source
 from iusp.errors import InputError
 from iusp.io.files import digest, sha256
 from iusp.registry.tracking import connect, readable_errors, readable_storage, server_message
+from iusp.reporter import Reporter
 
 DIGEST_TAG = "iusp.digest"
 SOURCE_TAG, GENERATED_TAG, LICENSE_TAG = "iusp.source", "iusp.generated", "iusp.license"
@@ -43,8 +45,13 @@ def read_source(tags: Mapping[str, str]) -> Source | None:
     return Source(name=name, generated=generated == "true", license=tags.get(LICENSE_TAG))
 
 
-def register(client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, object]) -> int:
+def register(
+    client: MlflowClient, model_name: str, run_id: str, model: Path, tags: Mapping[str, object], reporter: Reporter
+) -> int:
     """Make an exported student a version of a registered model, unless it is one already.
+
+    A version counts only if its run and its files exist. Otherwise the student is registered as a new version, or, if
+    the files belong into this run, they are stored again.
 
     Args:
         client: client of the tracking server.
@@ -53,6 +60,7 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
         model: folder that `export.export` wrote.
         tags: metrics and lineage, which become tags of the version; with those of `source_tags`, MLflow's description
             of the version says which data it was trained on.
+        reporter: receives a warning for each version whose run or files are gone.
 
     Returns:
         The number of the version.
@@ -63,11 +71,23 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     _create(client, model_name, MODEL_DESCRIPTION)
     same = f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{identity}'"
     all_tags = {DIGEST_TAG: identity} | {name: str(value) for name, value in tags.items()}
-    if found := client.search_model_versions(same, order_by=["version_number ASC"]):
-        _renew(client, found[0], model, all_tags)
-        return int(found[0].version)
-    _store(client, run_id, model, ARTIFACT)
     source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+    lost = set()
+    for found in client.search_model_versions(same, order_by=["version_number ASC"]):
+        loss = _loss(client, found, model)
+        if loss and found.source != source:
+            reporter.warning(
+                f"{model_name} version {found.version}: {loss}; the student is registered as another version. Restore "
+                f"version {found.version}, or delete it in MLflow"
+            )
+            lost.add(found.version)
+            continue
+        if loss:
+            _store(client, run_id, model, ARTIFACT)
+            reporter.warning(f"{model_name} version {found.version}: {loss}; its files are stored again")
+        _renew(client, found, model, all_tags)
+        return int(found.version)
+    _store(client, run_id, model, ARTIFACT)
     # The version is created after its files are stored, and with its tags in one transaction: it is complete as soon as
     # it can be seen.
     client.create_model_version(
@@ -75,10 +95,44 @@ def register(client: MlflowClient, model_name: str, run_id: str, model: Path, ta
     )
     # Another process may have created one at the same time, or the answer was lost and MLflow's client sent the request
     # twice: the oldest version counts.
-    version, *doubles = client.search_model_versions(same, order_by=["version_number ASC"])
+    created = client.search_model_versions(same, order_by=["version_number ASC"])
+    version, *doubles = [version for version in created if version.version not in lost]
     for double in doubles:
         _delete(client, model_name, double.version)
     return int(version.version)
+
+
+def _loss(client: MlflowClient, version: ModelVersion, model: Path) -> str | None:
+    """Return which part of a version is gone, or None; `evaluation/` does not count, because it is stored anew."""
+    address = client.get_model_version_download_uri(version.name, version.version)
+    if not _has_run(client, str(version.run_id)):
+        return f"its MLflow run {version.run_id}, which held its files in {address}, is deleted"
+    with readable_storage(f"{version.name} version {version.version}: its files cannot be listed"):
+        stored = set(_files(address, client.tracking_uri))
+    exported = (str(path.relative_to(model)) for path in sorted(model.rglob("*")) if path.is_file())
+    missing = [name for name in exported if name not in stored and not name.startswith(f"{EVALUATION}/")]
+    if missing:
+        return f"its files are gone from {address} (the first is {missing[0]})"
+    return None
+
+
+def _has_run(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _files(address: str, tracking_uri: str) -> Iterator[str]:
+    """Yield the paths of a version's files, without those of `evaluation/`."""
+    for file in list_artifacts(artifact_uri=address, tracking_uri=tracking_uri):
+        name = Path(file.path).name
+        if not file.is_dir:
+            yield name
+        elif name != EVALUATION:
+            yield from (f"{name}/{below}" for below in _files(f"{address}/{name}", tracking_uri))
 
 
 def _renew(client: MlflowClient, version: ModelVersion, model: Path, tags: Mapping[str, str]) -> None:
@@ -344,6 +398,11 @@ def fetch_artifacts(client: MlflowClient, model_name: str, alias_or_version: str
         above, _, last = f"{source}/{path}".rpartition("/")
         names = {Path(file.path).name for file in list_artifacts(artifact_uri=above, tracking_uri=client.tracking_uri)}
         if last not in names:
+            if not list_artifacts(artifact_uri=source, tracking_uri=client.tracking_uri):
+                raise InputError(
+                    f"{what}: there are no files in {source}, where MLflow looks for them; if the project was moved, "
+                    "move it back or link its old path to the new one; otherwise, run iusp registration"
+                )
             raise InputError(f"{what}: has no artifact {path}; run the evaluation and registration steps (dvc repro)")
         download_artifacts(f"{above}/{last}", dst_path=str(target.parent), tracking_uri=client.tracking_uri)
     return int(version.version)

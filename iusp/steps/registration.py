@@ -15,6 +15,7 @@ from iusp.errors import InputError
 from iusp.registry.promotion import promote_challenger
 from iusp.registry.tracking import Tracker, readable_errors
 from iusp.registry.versions import Registry, register, set_challenger, source_tags
+from iusp.reporter import Reporter
 
 Tags = dict[str, str | float]
 Params = dict[str, object]
@@ -30,6 +31,7 @@ class Execution:
         folder: folder that the evaluation step wrote.
         metrics: content of its `metrics.json`.
         lineage: tags that say which data, features and teacher a version comes from.
+        reporter: receives warnings about registered versions.
     """
 
     config: Settings
@@ -37,9 +39,12 @@ class Execution:
     folder: EvaluationFolder
     metrics: Metrics
     lineage: Tags
+    reporter: Reporter
 
 
-def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, output: Path) -> Registration:
+def run(
+    config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, output: Path, reporter: Reporter
+) -> Registration:
     """Complete the MLflow runs of this execution, register the students, and write `output` (JSON).
 
     A run that exists already, because its step logged while it trained, is completed. Nothing is logged or registered
@@ -52,6 +57,7 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
         dataset: folder that the dataset step wrote.
         evaluation: folder that the evaluation step wrote.
         output: file to write.
+        reporter: receives warnings about registered versions.
 
     Returns:
         The content of the file.
@@ -71,7 +77,7 @@ def run(config: Settings, tracker: Tracker, dataset: Path, evaluation: Path, out
             "iusp.teacher": metrics.teacher.sha256,
         }
         tracker.parent.tags(lineage)
-        execution = Execution(config, tracker, folder, metrics, lineage)
+        execution = Execution(config, tracker, folder, metrics, lineage, reporter)
         _log_data(execution, data)
         _log_network(execution, "teacher", _settings(config.teacher), metrics.teacher.numbers)
         versions = {name: _register_student(execution, name, student) for name, student in metrics.students.items()}
@@ -132,7 +138,7 @@ def _register_student(execution: Execution, name: str, student: StudentResult) -
         tags |= {f"bytes.{file}": size for file, size in measured.bytes.items()}
         tags |= {f"latency_ms.{file}": latency.p50 for file, latency in measured.latency_ms.items()}
     client, model_name = execution.tracker.client, config.registration.model_name
-    return register(client, model_name, runs[student.best_seed], model.path, tags)
+    return register(client, model_name, runs[student.best_seed], model.path, tags, execution.reporter)
 
 
 def _version_tags(execution: Execution, name: str, student: StudentResult) -> Tags:

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from iusp.registry.versions import register
+from iusp.reporter import Reporter
 from tests.support.local_servers import mlflow_server
 from tests.support.project import Project, Tried, merged
 from tests.support.workspace import (
@@ -150,7 +151,7 @@ def test_a_model_registered_by_many_at_once_is_one_version(tmp_path: Path, tried
 
         def contend() -> None:
             ready.wait()
-            numbers.append(register(MlflowClient(uri), "race", run_id, model, {"student": "small"}))
+            numbers.append(register(MlflowClient(uri), "race", run_id, model, {"student": "small"}, Reporter()))
 
         threads = [threading.Thread(target=contend) for _ in range(THREADS)]
         for thread in threads:

@@ -348,7 +348,7 @@ def test_mlflows_own_storage_in_s3(
     times = 0
 
     def keeping() -> int:
-        return register(client, MODEL, run.info.run_id, student, {})
+        return register(client, MODEL, run.info.run_id, student, {}, Reporter())
 
     def fetching() -> int:
         return fetch_artifacts(client, MODEL, 1, "device", tmp_path / "fetched")

@@ -17,8 +17,9 @@ from iusp.cli.main import main
 from iusp.config.params import load
 from iusp.errors import InputError
 from iusp.registry.promotion import TAG, promote, promote_challenger, read_history, rollback, settle, unsettled
-from iusp.registry.tracking import Tracker
+from iusp.registry.tracking import Tracker, connect_or_create
 from iusp.registry.versions import Registry, source_tags
+from iusp.reporter import Reporter
 from iusp.steps.registration import run
 from tests.support.evidence import (
     BAD,
@@ -58,7 +59,7 @@ def _store(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.fixture
 def registry(database: str, request: pytest.FixtureRequest) -> Registry:
-    return Registry(f"model-{abs(hash(request.node.name))}")
+    return Registry(f"model-{abs(hash(request.node.name))}", connect_or_create())
 
 
 @pytest.fixture
@@ -416,7 +417,9 @@ def test_the_registration_step_promotes_only_if_it_may_and_says_what_came_of_it(
         names = {"model_name": registry.model_name, "auto_promote": auto_promote}
         config = config.model_copy(update={"registration": config.registration.model_copy(update=names)})
         tracker = Tracker.of(config, folder / "dataset")
-        result = run(config, tracker, folder / "dataset", folder / "evaluation", folder / "registration.json")
+        result = run(
+            config, tracker, folder / "dataset", folder / "evaluation", folder / "registration.json", Reporter()
+        )
         written: dict[str, Any] = json.loads((folder / "registration.json").read_text())
         assert written == result.model_dump(mode="json", exclude_none=True)
         return written

@@ -35,6 +35,7 @@ from iusp.features.log_mel import frame_count, log_mel
 from iusp.registry.export import export
 from iusp.registry.serving import MAX_BYTES, MAX_CLIPS, MAX_SECONDS
 from iusp.registry.versions import register
+from iusp.reporter import Reporter
 from tests.support.exported import CONFIG, TAGS, Bomb, replaced
 from tests.support.local_servers import environment, free_port, started
 from tests.support.project import ROOT, merged
@@ -51,7 +52,7 @@ def add_version(uri: str, model: Path) -> int:
     found = client.get_experiment_by_name("e")
     artifacts = Path(uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
     experiment = found.experiment_id if found else client.create_experiment("e", artifact_location=artifacts)
-    return register(client, NAME, client.create_run(experiment).info.run_id, model, {})
+    return register(client, NAME, client.create_run(experiment).info.run_id, model, {}, Reporter())
 
 
 @pytest.fixture(scope="module")

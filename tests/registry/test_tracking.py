@@ -11,7 +11,7 @@ import pytest
 from iusp.config.params import load
 from iusp.errors import InputError
 from iusp.io.files import write_json
-from iusp.registry.tracking import Tracker, connect, readable_errors
+from iusp.registry.tracking import Tracker, connect_or_create, readable_errors
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.integration
@@ -128,11 +128,11 @@ def test_mlflow_is_configured_when_the_library_connects_and_keeps_what_the_user_
 ) -> None:
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
-    connect()
+    connect_or_create()
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
     assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
-    connect()
+    connect_or_create()
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
 
 

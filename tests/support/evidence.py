@@ -18,6 +18,7 @@ from iusp.evaluation.metrics import score
 from iusp.evaluation.predictions import write_predictions
 from iusp.io.files import write_json
 from iusp.registry.versions import Registry, register
+from iusp.reporter import Reporter
 from tests.support.project import ROOT, merged
 
 TAXONOMY = read_taxonomy(Path(str(files("iusp.data") / "taxonomy.yaml")))
@@ -97,7 +98,7 @@ def register_version(
     tags = {"student": model.name, "method": "iusp", "parameters": 5568, "iusp.data": "0123456789abcdef"}
     tags |= {f"micro_auprc{end}": 0.7 for end in ENDS} | {f"macro_auprc{end}": 0.6 for end in ENDS}
     tags |= {"latency_ms.float32.onnx": 1.234, "bytes.int8.onnx": 20_000}
-    return register(registry.client, registry.model_name, run.info.run_id, model, {**tags, **source})
+    return register(registry.client, registry.model_name, run.info.run_id, model, {**tags, **source}, Reporter())
 
 
 def evaluated(folder: Path, noise: float) -> None:
