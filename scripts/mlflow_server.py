@@ -60,4 +60,6 @@ def _check_port(port: int) -> None:
 
 if __name__ == "__main__":
     with readable_failures():
+        if not sys.argv[1].isdecimal():
+            raise InputError(f"PORT={sys.argv[1]}: not a number; set a port such as 5000")
         main(int(sys.argv[1]))

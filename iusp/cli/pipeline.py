@@ -181,7 +181,8 @@ def registration(ctx: click.Context) -> None:
     config = load_config(ctx)
     with shown_progress() as reporter, readable_errors():
         tracker = Tracker.of(config, DATASET)
-        run(config, tracker, DATASET, EVALUATION, REGISTRATION, reporter)
+        with tracker.ended_badly(tracker.parent):
+            run(config, tracker, DATASET, EVALUATION, REGISTRATION, reporter)
         tracker.finish("SUCCEEDED")
 
 

@@ -7,7 +7,11 @@ own MLflow plugin has created a parent run, that run is used.
 
 import logging
 import os
+import platform
+import re
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,7 +36,7 @@ from iusp.io.text import one_line, without_secrets
 from iusp.reporter import Reporter
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-EXECUTION_TAG, STEP_TAG = "iusp.execution", "iusp.step"
+EXECUTION_TAG, STEP_TAG, PROCESS_TAG = "iusp.execution", "iusp.step", "iusp.process"
 BATCH_LIMIT = 1000  # metrics of one request
 REASON_LENGTH = 300
 DEFAULTS = {
@@ -300,6 +304,43 @@ def _check_experiment(experiment: Experiment) -> None:
         )
 
 
+class _TerminatedError(SystemExit):
+    """SIGTERM or SIGHUP was received; the exit status is that of the signal."""
+
+
+def _raise_terminated(number: int, _frame: object) -> None:
+    raise _TerminatedError(128 + number)
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, unless this program handles or ignores them otherwise."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, _raise_terminated)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's process
+        return True
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.-]", "", platform.node())
+
+
 class Tracker:
     """The runs of one execution of the pipeline."""
 
@@ -314,6 +355,7 @@ class Tracker:
         else:
             self.experiment_id = self._experiment(experiment)
             self.parent = self._find_or_create("pipeline", f"pipeline {execution}", None)
+            self._end_abandoned()
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -397,18 +439,39 @@ class Tracker:
     def step(self, name: str) -> Iterator[StepRun]:
         """Open the run of a step, or resume it, and end it as finished, failed or killed."""
         run = self._find_or_create(name, name, self.parent.run_id)
-        self.client.update_run(run.run_id, status="RUNNING")
-        try:
+        with self.ended_badly(run):
             yield run
+        self.client.set_terminated(run.run_id, "FINISHED")
+
+    @contextmanager
+    def ended_badly(self, run: StepRun) -> Iterator[None]:
+        """Mark a run as running, and end it as failed after an exception, or as killed after Ctrl-C or SIGTERM."""
+        self.client.update_run(run.run_id, status="RUNNING")
+        # By this tag, a later execution sees that a process was killed before it could end its run.
+        run.tags({PROCESS_TAG: f"{_host()} {os.getpid()}"})
+        try:
+            with _signals_as_exceptions():
+                yield
         except GeneratorExit:  # `TrackedReporter` gave up, because MLflow cannot be reached
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, _TerminatedError):
             self.client.set_terminated(run.run_id, "KILLED")
             raise
         except BaseException:
             self.client.set_terminated(run.run_id, "FAILED")
             raise
-        self.client.set_terminated(run.run_id, "FINISHED")
+
+    def _end_abandoned(self) -> None:
+        """Mark the running runs of other executions as killed, if their process on this machine no longer exists.
+
+        A run of this execution stays: it is continued. A parent run whose next step has yet to start is marked too,
+        and the next step marks it as running again.
+        """
+        running = f"attributes.status = 'RUNNING' and tags.`{PROCESS_TAG}` LIKE '{_host()} %'"
+        for run in self.client.search_runs([self.experiment_id], running):
+            process = run.data.tags[PROCESS_TAG].rpartition(" ")[2]
+            if run.data.tags.get(EXECUTION_TAG) != self.execution and not _exists(int(process)):
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def finish(self, state: str) -> None:
         """End the execution's parent run.
@@ -426,6 +489,10 @@ class Tracker:
         else:
             last = self._find("registration")
             status = "FINISHED" if last and last.info.status == "FINISHED" else "FAILED"
+        running = f"attributes.status = 'RUNNING' and tags.`{EXECUTION_TAG}` = '{self.execution}'"
+        for run in self.client.search_runs([self.experiment_id], running):
+            if run.info.run_id != self.parent.run_id:
+                self.client.set_terminated(run.info.run_id, "KILLED")  # a step that was killed with its pod
         self.client.set_terminated(self.parent.run_id, status)
 
 
@@ -458,6 +525,7 @@ class TrackedReporter(Reporter):
 
     def _begin(self, open_tracker: Callable[[], Tracker], networks: Sequence[str]) -> None:
         tracker = open_tracker()
+        self._stack.enter_context(tracker.ended_badly(tracker.parent))
         self._runs.update((network, self._stack.enter_context(tracker.step(network))) for network in networks)
 
     def _attempt(self, action: Callable[[], object]) -> None:

@@ -154,6 +154,37 @@ def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert "MLflow at sqlite:///mlflow.db" in refused(project.run("iusp", "teacher", check=False))
 
 
+REGISTRY_COMMANDS = (
+    ("models",),
+    ("models", "show", "1"),
+    ("history",),
+    ("promote", "1"),
+    ("rollback",),
+    ("tag", "street.wav"),
+    ("tag", "street.wav", "--model", "models:/iusp-student/1"),
+)
+
+
+@pytest.mark.parametrize("command", REGISTRY_COMMANDS)
+def test_a_folder_without_a_registry_stays_as_it_is_and_a_wrong_student_blocks_no_registry_command(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["students"]["small"]["sedes"] = [1]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "no registry: sqlite:///mlflow.db does not exist" in refused(iusp(*command, folder=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(("command", "key"), [("models", "registration.sedes"), ("promote 1", "evaluation.sedes")])
+def test_a_section_that_the_command_needs_is_checked(command: str, key: str, tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params[key.partition(".")[0]]["sedes"] = 1
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    assert key in refused(iusp(*command.split(), folder=tmp_path))
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", "{", ""])
 def test_what_another_program_wrote_is_one_line(tmp_path: Path, content: str) -> None:
     project = Project(tmp_path / "project")

@@ -32,7 +32,12 @@ from tests.support.sampling import often
 KILLS = often(14, 4)
 RECORD = "epoch,learning_rate,loss_labels,validate_micro_auprc\n"
 RECORD += "".join(f"{n},0.001,{1 / n},{n / 10}\n" for n in range(1, 5))
-DIFFERS = ("iusp.execution", "mlflow.parentRunId", "mlflow.user")  # named by digest, by chance, by the machine
+DIFFERS = (
+    "iusp.execution",
+    "iusp.process",
+    "mlflow.parentRunId",
+    "mlflow.user",
+)  # named by digest, by chance, by the machine
 Serve = Callable[[str], tuple[Server, Proxy]]
 
 

@@ -81,6 +81,51 @@ def test_a_step_that_ends_badly_says_so(tmp_path: Path, error: type[BaseExceptio
     assert one.client.get_run(run.run_id).info.status == status
 
 
+STEP = """
+import os, signal, sys
+from pathlib import Path
+from iusp.registry.tracking import tracked
+from iusp.reporter import Reporter
+from tests.registry.test_tracking import tracker
+with tracked(Reporter(), lambda: tracker(Path(sys.argv[1]), sys.argv[2]), ["teacher"], "fail"):
+    os.kill(os.getpid(), signal.Signals[sys.argv[3]])
+"""
+
+
+def statuses(one: Tracker) -> dict[str, str]:
+    named = f"tags.`iusp.execution` = '{one.execution}'"
+    found = one.client.search_runs([one.experiment_id], named)
+    return {run.data.tags["iusp.step"]: run.info.status for run in found}
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "exit_status", "status"),
+    [("SIGTERM", 143, "KILLED"), ("SIGHUP", 129, "KILLED"), ("SIGINT", -2, "KILLED"), ("SIGKILL", -9, "RUNNING")],
+)
+def test_no_run_stays_running_after_a_signal(tmp_path: Path, ended_by: str, exit_status: int, status: str) -> None:
+    command = [sys.executable, "-c", STEP, str(tmp_path), ended_by, ended_by]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == exit_status, done.stderr
+    one = tracker(tmp_path, ended_by)
+    assert statuses(one) == {"pipeline": status, "teacher": status}
+    # The same step continues in the same run. A step of another execution marks what is left, but nothing that runs.
+    other = tracker(tmp_path, f"after {ended_by}")
+    assert statuses(one) == {"pipeline": "KILLED", "teacher": "KILLED"}
+    with one.ended_badly(one.parent), one.step("teacher"):
+        tracker(tmp_path, f"meanwhile {ended_by}")
+        assert statuses(one) == {"pipeline": "RUNNING", "teacher": "RUNNING"}
+    one.finish("SUCCEEDED")
+    assert statuses(one) == {"pipeline": "FINISHED", "teacher": "FINISHED"}
+    assert other.parent.run_id != one.parent.run_id
+
+
+def test_when_the_pipeline_has_ended_no_step_is_running(tmp_path: Path) -> None:
+    one = tracker(tmp_path, "pods")
+    one.client.update_run(one._find_or_create("teacher", "teacher", one.parent.run_id).run_id, status="RUNNING")
+    one.finish("FAILED")
+    assert statuses(one) == {"pipeline": "FAILED", "teacher": "KILLED"}
+
+
 def test_passwords_do_not_reach_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+nodriver://user:s3/cr@t@127.0.0.1:9/mlflow")
     with pytest.raises(InputError) as error, readable_errors():

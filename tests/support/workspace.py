@@ -176,7 +176,11 @@ def registered(uri: str) -> dict[str, Any]:
                 name: sorted((one.step, one.value) for one in client.get_metric_history(run.info.run_id, name))
                 for name in run.data.metrics
             },
-            "tags": {name: value for name, value in run.data.tags.items() if name.startswith("iusp.")},
+            "tags": {
+                name: value
+                for name, value in run.data.tags.items()
+                if name.startswith("iusp.") and name != "iusp.process"
+            },
             "artifacts": sorted(_artifacts(client, run.info.run_id)),
         }
         for run in runs
