@@ -85,7 +85,7 @@ def connect() -> MlflowClient:
     """
     _configure()
     uri = tracking_uri()
-    path = _database(uri) or (Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None)
+    path = _database(uri) or _local_folder(uri)
     if path and not path.exists():
         raise InputError(
             f"there is no registry: {uri} does not exist; run the pipeline (make run or dvc repro), or set "
@@ -101,6 +101,12 @@ def connect_or_create() -> MlflowClient:
     if path := _database(uri):
         _create_database(make_url(uri), path)
     return MlflowClient(uri)
+
+
+def _local_folder(uri: str) -> Path | None:
+    """Return the folder of this machine that an address of MLflow means, if it means one."""
+    # MLflow's functions have no types.
+    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]
 
 
 def _database(uri: str) -> Path | None:
@@ -275,10 +281,7 @@ class StepRun:
 
 def _local_storage(experiment: Experiment) -> Path | None:
     """Return the folder that holds an experiment's artifacts, if MLflow's database is a file of this machine."""
-    location = experiment.artifact_location
-    if not tracking_uri().startswith("sqlite") or not is_local_uri(location):
-        return None
-    return Path(local_file_uri_to_path(location))
+    return _local_folder(experiment.artifact_location) if tracking_uri().startswith("sqlite") else None
 
 
 def _check_experiment(experiment: Experiment) -> None:
