@@ -47,6 +47,8 @@ DEFAULTS = {
     # MLflow's seven retries would hide a wrong address for four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }
+MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, RequestException)
+# Error codes of MLflow for requests whose content it refuses.
 CONTENT_ERRORS = (
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
@@ -85,13 +87,20 @@ def connect() -> MlflowClient:
     """
     _configure()
     uri = tracking_uri()
-    path = _database(uri) or _local_folder(uri)
+    path = _database(uri) or _folder(uri)
     if path and not path.exists():
         raise InputError(
             f"there is no registry: {uri} does not exist; run the pipeline (make run or dvc repro), or set "
             "MLFLOW_TRACKING_URI"
         )
     return MlflowClient(uri)
+
+
+def _folder(uri: str) -> Path | None:
+    """Return the local folder that an address names, or None."""
+    if not is_local_uri(uri):  # type: ignore[no-untyped-call]
+        return None
+    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
 
 def connect_or_create() -> MlflowClient:
@@ -101,12 +110,6 @@ def connect_or_create() -> MlflowClient:
     if path := _database(uri):
         _create_database(make_url(uri), path)
     return MlflowClient(uri)
-
-
-def _local_folder(uri: str) -> Path | None:
-    """Return the folder of this machine that an address of MLflow means, if it means one."""
-    # MLflow's functions have no types.
-    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]
 
 
 def _database(uri: str) -> Path | None:
@@ -148,7 +151,7 @@ def readable_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, RequestException, ModuleNotFoundError) as error:
+    except (*MLFLOW_ERRORS, ModuleNotFoundError) as error:
         advice = "" if _about_content(error) else "; check MLFLOW_TRACKING_URI"
         raise OutageError(f"{server_message(error)}{advice}") from None
 
@@ -281,7 +284,7 @@ class StepRun:
 
 def _local_storage(experiment: Experiment) -> Path | None:
     """Return the folder that holds an experiment's artifacts, if MLflow's database is a file of this machine."""
-    return _local_folder(experiment.artifact_location) if tracking_uri().startswith("sqlite") else None
+    return _folder(experiment.artifact_location) if tracking_uri().startswith("sqlite") else None
 
 
 def _check_experiment(experiment: Experiment) -> None:
@@ -349,6 +352,7 @@ class Tracker:
 
     def __init__(self, experiment: str, execution: str) -> None:
         self.execution = execution
+        self._reachable = True
         self.client = connect_or_create()
         plugin = self._plugin_parent()
         if plugin:
@@ -458,11 +462,19 @@ class Tracker:
         except GeneratorExit:  # `TrackedReporter` gave up, because MLflow cannot be reached
             raise
         except (KeyboardInterrupt, _TerminatedError):
-            self.client.set_terminated(run.run_id, "KILLED")
+            self._end(run, "KILLED")
             raise
         except BaseException:
-            self.client.set_terminated(run.run_id, "FAILED")
+            self._end(run, "FAILED")
             raise
+
+    def _end(self, run: StepRun, status: str) -> None:
+        """End a run after an error; a failure of MLflow must not hide that error, and is not waited for twice."""
+        if self._reachable:
+            try:
+                self.client.set_terminated(run.run_id, status)
+            except MLFLOW_ERRORS:
+                self._reachable = False
 
     def _end_abandoned(self) -> None:
         """Mark the running runs of other executions as killed, if their process on this machine no longer exists.
