@@ -13,6 +13,7 @@ from iusp.io.text import normalised, one_line
 KEY = re.compile(r"[^\W_]+([. ][^\W_]+)*")
 LONGEST_KEY, LONGEST_NAME = 40, 200  # characters; MLflow's names have at most 250
 UNKNOWN_KIND = "X"
+RESERVED = ("micro", "audio")  # `micro` names the micro average, and a tag of `audio` could be `audio_filename`
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _names(path: Path, section: dict[Any, Any]) -> dict[str, str]:
     names = {}
     for key, name in section.items():
         text = normalised(str(key))
+        if text in RESERVED:
+            raise InputError(f"{path}: the key {text!r} has a meaning of its own; choose another key")
         if not KEY.fullmatch(text) or len(text) > LONGEST_KEY:
             raise InputError(
                 f"{path}: the key {text!r} must have letters and digits, with single dots or spaces between them, and "

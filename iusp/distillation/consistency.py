@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iusp.distillation.method import MethodLoss, Outputs, Subject
+from iusp.errors import InputError
 
 
 def consistency_loss(logits: Tensor, coarse: Sequence[int], fine: Sequence[Sequence[int]]) -> Tensor:
@@ -40,8 +41,10 @@ class Loss(MethodLoss):
         categories = [
             category
             for category, tag in taxonomy.coarse.items()
-            if tag in columns and set(taxonomy.fine[category]) <= set(columns)
+            if tag in columns and set() < set(taxonomy.fine[category]) <= set(columns)
         ]
+        if not categories:
+            raise InputError("consistency: no category has fine tags, which this method needs; choose another method")
         self._coarse = [columns[taxonomy.coarse[category]] for category in categories]
         self._fine = [[columns[tag] for tag in taxonomy.fine[category]] for category in categories]
 

@@ -203,12 +203,14 @@ def _git_commit() -> str | None:
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Return nested settings by names joined with dots; MLflow refuses some characters, which become underscores."""
     flat: dict[str, str] = {}
     for key, value in values.items():
+        name = f"{prefix}{re.sub(r'[^\w. -]', '_', key)}"
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{name}.")
         else:
-            flat[f"{prefix}{key}"] = str(value)
+            flat[name] = str(value)
     return flat
 
 

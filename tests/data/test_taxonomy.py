@@ -51,6 +51,12 @@ def test_keys_that_a_later_step_could_not_use(tmp_path: Path, key: str, section:
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("key", ["micro", "audio"])
+def test_keys_with_a_meaning_of_their_own(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match=f"the key '{key}' has a meaning of its own; choose another"):
+        read(tmp_path, coarse={key: "filename"})
+
+
 @pytest.mark.parametrize("name", ["", " ", " dog", "dog ", "a\tb", "a\nb", "x" * 201, None, 1, ["dog"], True])
 def test_names_that_a_later_step_could_not_use(tmp_path: Path, name: object) -> None:
     with pytest.raises(InputError, match=r"taxonomy\.yaml: the name of 1 must be printable text"):

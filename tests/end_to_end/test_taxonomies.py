@@ -72,15 +72,16 @@ def test_from_the_dataset_to_the_registry(name: str, tmp_path: Path) -> None:
     params["students"] = {
         "small": {"architecture": "plain", "parameters": 50_000, "method": "iusp+kd", "seeds": [0]},
     }
-    params["registration"]["gate"]["floors"] = {"micro_auprc": 0, "macro_auprc": 0, "classes": {}}
+    params["registration"]["gate"]["floors"] = {"micro_auprc": 0, "macro_auprc": 0}
     params["registration"]["gate"]["budgets"] = {"parameters": 10**6, "macs": 10**9, "bytes": {}, "latency_ms": {}}
     params["registration"]["gate"]["parity"]["auprc_loss"] = 1
+    taxonomy = read_taxonomy(tmp_path / "rec/taxonomy.yaml")
+    params["registration"]["gate"]["floors"]["classes"] = dict.fromkeys(taxonomy.coarse_tags[:3], 0)
     project.write_params(params)
     for step in ("dataset", "features", "teacher", "recipes", "evaluation", "registration"):
         if step == "evaluation":
             project.run("iusp", "student", "small")
         project.run("iusp", step)
-    taxonomy = read_taxonomy(tmp_path / "rec/taxonomy.yaml")
     summary = json.loads((project.folder / "data/dataset/dataset.json").read_text())
     assert summary["clips"] == CLIPS
     metrics = json.loads((project.folder / "reports/evaluation/metrics.json").read_text())
