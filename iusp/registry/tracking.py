@@ -206,7 +206,7 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Return nested settings by names joined with dots; MLflow refuses some characters, which become underscores."""
     flat: dict[str, str] = {}
     for key, value in values.items():
-        name = f"{prefix}{re.sub(r'[^\w. -]', '_', key)}"
+        name = prefix + re.sub(r"[^\w. -]", "_", key)
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{name}.")
         else:
