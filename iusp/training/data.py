@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iusp.artifacts.dataset import DatasetFolder
 from iusp.config.base import TagSet
-from iusp.data.taxonomy import Taxonomy
+from iusp.data.taxonomy import Taxonomy, read_taxonomy
 from iusp.errors import InputError
 from iusp.evaluation.metrics import score, score_table
 from iusp.evaluation.scoring import truth_table
@@ -102,7 +101,7 @@ def read_training_data(folders: TrainingFolders, tags: TagSet) -> TrainingData:
         InputError: the two folders do not belong to the same clips, or there is no validation clip.
     """
     dataset = folders.dataset
-    taxonomy = DatasetFolder(dataset).read_taxonomy()
+    taxonomy = read_taxonomy(dataset / "taxonomy.yaml")
     feature_set = read_features(folders.features)
     clips = labelled_clips(feature_set, dataset, "train", tags, taxonomy)
     if not feature_set.clips["validate"]:

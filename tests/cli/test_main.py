@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 COMMANDS = ("dataset", "features", "teacher", "student", "evaluation", "registration", "results", "score", "config")
 COMMANDS += ("models", "promote", "rollback", "history")
 COMMANDS += ("release", "fetch", "monitor")
-COMMANDS += ("tag", "executorch", "compare", "recipes")
+COMMANDS += ("tag", "executorch", "compare", "recipes", "cut")
 
 
 def iusp(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
