@@ -30,8 +30,9 @@ def readme_table(evaluation: EvaluationFolder) -> str:
             ]
         )
     head = ["network", "method", "parameters", "ms per clip", "micro AUPRC [95 % interval]"]
+    source = "generated scenes" if metrics.data.generated else metrics.data.name
     note = (
-        f"The AUPRC is measured on {metrics.clips} {metrics.split} clips ({metrics.data.name}). Some students are "
+        f"The AUPRC is measured on {metrics.clips} {metrics.split} clips ({source}). Some students are "
         "trained several times, each time with another\n"
         "random seed. For these students, the table shows the seed that is best on the validation clips. The intervals "
         "show how the\n"
