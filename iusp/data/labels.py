@@ -231,7 +231,7 @@ def _check_columns(path: Path, table: pd.DataFrame, taxonomy: Taxonomy) -> list[
     if all(lacking):
         raise InputError(
             f"{path}: lacks coarse columns ({first_names(lacking[0])}) and fine columns ({first_names(lacking[1])}); "
-            "add all coarse or all fine columns"
+            "add all coarse or all fine columns of the taxonomy"
         )
     return [tag for tag in coarse + fine if f"{tag}{PRESENCE}" in table]
 

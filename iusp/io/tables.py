@@ -40,15 +40,16 @@ def csv_format(path: Path, column: str) -> CsvFormat:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is UTF-16 text, or the first lines are too long or not UTF-8.
+        ValueError: the file is UTF-16 text, or the first line is too long or not UTF-8.
     """
     with path.open("rb") as stream:
-        lines = [stream.readline(HEADER_BYTES) for _ in range(2)]
-    if lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        head = stream.read(HEADER_BYTES)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("it is UTF-16 text")
-    if len(lines[0]) == HEADER_BYTES:
+    line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
+    if len(line) == HEADER_BYTES:
         raise ValueError(f"its first line is longer than {HEADER_BYTES:,} bytes")
-    first = lines[0].decode("utf-8-sig").rstrip("\r\n")
+    first = line.decode("utf-8-sig")
     if stated := re.fullmatch(r'"?sep=(.)"?[,;\t|]*', first):
         return CsvFormat(stated[1], 1)
     for separator in SEPARATORS:

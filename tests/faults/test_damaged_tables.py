@@ -87,8 +87,6 @@ REFUSED_ANNOTATIONS: Damage = {
     "blank lines": "\n\n\n",
     "only the header": f"{HEADER}\n",
     "no header": ROWS.removeprefix(f"{HEADER}\n"),
-    "semicolons": ROWS.replace(",", ";"),
-    "tabs": ROWS.replace(",", "\t"),
     "open quote": ROWS.replace("validate0", '"validate0'),
     "open quote at the end": ROWS.removesuffix("\n") + '"',
     "surplus cell": ROWS.replace(LAST, f"{LAST},1"),
@@ -105,6 +103,8 @@ REFUSED_ANNOTATIONS: Damage = {
     "JSON": json.dumps({"split": "train"}),
 }
 SAME_ANNOTATIONS: Damage = {
+    "semicolons": ROWS.replace(",", ";"),
+    "tabs": ROWS.replace(",", "\t"),
     "byte order mark": f"\ufeff{ROWS}",
     "CRLF": ROWS.replace("\n", "\r\n"),
     "CR": ROWS.replace("\n", "\r"),
@@ -186,7 +186,11 @@ REFUSED_PREDICTIONS: Damage = {
     "empty": "",
     "only the header": SAID.splitlines()[0],
     "open quote": SAID.replace("validate1", '"validate1'),
+    "colons": SAID.replace(",", ":"),
+}
+SAME_PREDICTIONS: Damage = {
     "semicolons": SAID.replace(",", ";"),
+    "decimal commas": SAID.replace(",", ";").replace(".", ",").replace(",wav", ".wav"),
 }
 WHOLE: Files = {"annotations.csv": ROWS.encode(), "taxonomy.yaml": TAXONOMY.encode(), "predictions.csv": SAID.encode()}
 
@@ -213,7 +217,7 @@ def encoded(content: bytes | str) -> bytes:
     [
         ("annotations.csv", REFUSED_ANNOTATIONS, SAME_ANNOTATIONS),
         ("taxonomy.yaml", REFUSED_TAXONOMIES, {}),
-        ("predictions.csv", REFUSED_PREDICTIONS, {}),
+        ("predictions.csv", REFUSED_PREDICTIONS, SAME_PREDICTIONS),
     ],
 )
 def test_damaged_tables(
