@@ -189,6 +189,12 @@ def test_without_a_champion_nothing_is_released(server: str, uri: str, prefix: s
     shutil.copy(ROOT / "params.yaml", tmp_path)
     done = iusp("release", "--to", uri, cwd=tmp_path)
     assert done.returncode == 2
+    assert "iusp: there is no registry: sqlite:///mlflow.db does not exist; run the pipeline" in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    create = "from iusp.registry.tracking import connect_or_create; connect_or_create().search_registered_models()"
+    subprocess.run([sys.executable, "-c", create], cwd=tmp_path, env=environment(), check=True)
+    done = iusp("release", "--to", uri, cwd=tmp_path)
+    assert done.returncode == 2
     assert f"iusp: MLflow has no registered model {MODEL}; run the registration step" in done.stderr
     assert bucket(server, prefix) == {}
 
