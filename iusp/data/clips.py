@@ -111,8 +111,6 @@ class Intake:
             source = self._source(clip)
             if not self.own:
                 audio.check_inside(source, self.folder)
-            elif not source.exists():
-                raise audio.BadAudio("a broken link")
             probe = audio.probe(source, self.min_seconds, self.max_seconds)
         except audio.BadAudio as error:
             return Finding(str(error))

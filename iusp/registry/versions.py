@@ -103,7 +103,7 @@ def register(
 
 
 def _loss(client: MlflowClient, version: ModelVersion, model: Path) -> str | None:
-    """Return which part of a version is gone, or None; `evaluation/` does not count, because it is stored anew."""
+    """Say which part of a version is gone; None if all is there. `evaluation/` is not checked, as it is replaced."""
     address = client.get_model_version_download_uri(version.name, version.version)
     if not _has_run(client, str(version.run_id)):
         return f"its MLflow run {version.run_id}, which held its files in {address}, is deleted"

@@ -142,7 +142,7 @@ def _use_threads(threads: int) -> None:
 
 
 def _load_finished(job: TrainingJob, folder: Path) -> NetworkConfig | None:
-    """Load the network of a finished training run and return its `config.json`; return None if there is none."""
+    """Load the network of a finished training run and return its `config.json`; None if no run has finished."""
     path, is_first = folder / CONFIG, distributed.rank() == 0
     content = distributed.from_first(path.read_bytes() if is_first and path.exists() else None)
     if content is None:

@@ -1,4 +1,4 @@
-"""Where the sound lies in a file: WAV, FLAC and OGG are told apart by their content, and their headers are checked."""
+"""Find the audio in a WAV, FLAC or OGG file. The content of the file tells its format, and its header is checked."""
 
 import re
 from typing import BinaryIO
@@ -68,5 +68,5 @@ def find_streams(file: BinaryIO, size: int) -> list[Spans]:
 
 
 def format_of(head: bytes) -> str | None:
-    """Name the audio or video format that the first `HEAD` bytes of a file belong to; None if there is none."""
+    """Return the audio or video format of a file, by its first `HEAD` bytes; None for any other file."""
     return next((name for magic, name in FORMATS if re.match(magic, head, re.DOTALL)), None)

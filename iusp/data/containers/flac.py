@@ -121,7 +121,7 @@ def _length(file: Spans, start: int, frames: int, end: int) -> int:
 
 
 def _frame(head: bytes) -> _Frame | None:
-    """Read the header of a frame; None if there is none."""
+    """Read the header of a frame; return None if the bytes are not such a header."""
     if len(head) < 6 or not SYNC.match(head) or head[3] & 1:
         return None
     size_code, rate_code = head[2] >> 4, head[2] & 15
